@@ -1,0 +1,1 @@
+"""Mamba U-Nets that segment medical images on any machine."""

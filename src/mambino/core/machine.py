@@ -1,0 +1,70 @@
+"""What this machine, or the container it runs in, lets a program use."""
+
+import os
+from pathlib import Path
+
+_CGROUP = Path("/sys/fs/cgroup")
+_UNLIMITED = 1 << 60  # version 1 says "no limit" with a number near 2^63
+
+
+def cores() -> int:
+    """Return how many processor cores this process may use, honouring affinity and container quotas."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _quota()
+    return max(1, min(allowed, quota)) if quota else allowed
+
+
+def memory() -> float:
+    """Return how much more memory this process may take (GiB), honouring container limits."""
+    limits = [_free_memory(), _container_memory()]
+    return min(limit for limit in limits if limit is not None) / 2**30
+
+
+def _free_memory() -> int:
+    info = Path("/proc/meminfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return _windows_memory()
+
+
+def _windows_memory() -> int:
+    import ctypes
+
+    class Status(ctypes.Structure):
+        _fields_ = (("length", ctypes.c_ulong), ("load", ctypes.c_ulong)) + tuple(
+            (name, ctypes.c_ulonglong) for name in ("total", "free", "page", "page_free", "virtual", "unused", "extended")
+        )
+
+    status = Status(length=ctypes.sizeof(Status))
+    ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))  # type: ignore[attr-defined,unused-ignore]
+    return int(status.free)
+
+
+def _container_memory() -> int | None:
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        most, now = _number(_CGROUP / limit), _number(_CGROUP / used)
+        if most is not None and now is not None and most < _UNLIMITED:
+            return max(0, most - now)
+    return None
+
+
+def _quota() -> int | None:
+    try:
+        quota, period = (_CGROUP / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return None
+    return None if quota == "max" else -(-int(quota) // int(period))
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,193 @@
+"""What planning chose: how images are prepared, which network learns from them, and how."""
+
+from typing import Literal
+
+from mambino.core.labels import Labels
+from mambino.core.records import record
+from mambino.errors import OptionError
+
+Value = int | float | str | bool | tuple[int, ...] | tuple[tuple[int, ...], ...] | None
+
+
+@record
+class NetworkSpec:
+    """A network by name with its options, all plain values.
+
+    Attributes:
+        name: a key of `models.MODELS`.
+        dim: 2 or 3.
+        options: keyword arguments of its constructor; what is left out has the paper's value.
+    """
+
+    name: str
+    dim: int
+    in_channels: int
+    out_channels: int
+    options: dict[str, Value]
+
+
+@record
+class Normalise:
+    """How one channel is scaled.
+
+    Attributes:
+        scheme: "ct": clip to [lower, upper], subtract mean, divide by std, all of the training set's
+            foreground; "zscore": subtract the image's own mean, divide by its own deviation;
+            "rgb": divide by 255; "none": as it is.
+        inside: for "zscore", statistics over the non-zero voxels only, and zero stays zero outside.
+    """
+
+    scheme: Literal["ct", "zscore", "rgb", "none"]
+    mean: float = 0.0
+    std: float = 1.0
+    lower: float = 0.0
+    upper: float = 0.0
+    inside: bool = False
+
+
+@record
+class Resample:
+    """How voxels move between grids: spline orders, and whether the coarse axis is treated apart.
+
+    Attributes:
+        image_order: spline order for images, 0 to 3.
+        label_order: for masks (each label by itself, arg-max) and for class scores on the way back.
+        separate_axis: treat the coarsest axis by itself with order `separate_order`; "auto" where its
+            spacing exceeds the others by more than 3.
+    """
+
+    image_order: int = 3
+    label_order: int = 1
+    separate_axis: Literal["auto", "yes", "no"] = "auto"
+    separate_order: int = 0
+
+
+@record
+class Recipe:
+    """How the network is trained; every value follows from the budget.
+
+    Attributes:
+        optimiser: "sgd" is Nesterov with momentum 0.99.
+        rate: peak learning rate.
+        schedule: "poly" has exponent 0.9; "cosine" ends at zero.
+        warmup: share of all steps over which the rate rises from zero.
+        epochs, steps: length, where no time budget is given: epochs of so many steps each.
+        foreground: share of patches that are centred on a structure.
+        augmentation: "full" is nnU-Net's list; "light" leaves the spatial and blurring ones out for short runs.
+        deep_supervision: learn from the coarser scales of the network too, where it has them.
+        clip: largest gradient norm.
+    """
+
+    optimiser: Literal["sgd", "adamw"] = "adamw"
+    rate: float = 1e-3
+    weight_decay: float = 1e-2
+    schedule: Literal["poly", "cosine"] = "cosine"
+    warmup: float = 0.0
+    epochs: int = 100
+    steps: int = 50
+    foreground: float = 0.33
+    augmentation: Literal["full", "light", "none"] = "full"
+    deep_supervision: bool = True
+    clip: float = 12.0
+
+
+@record
+class Config:
+    """One way to see the data: everything from a file to the network and back.
+
+    Attributes:
+        dim: of the network, 2 or 3.
+        spacing: of the grid the network sees, `dim` entries, slowest axis first (mm, or pixels).
+        orientation: axes are turned to it before anything else, "RAS" say; None: as stored.
+        slice_axis: for dim 2 on volumes, the axis (after turning) that slices are taken along; it keeps
+            its own spacing. None: the images themselves have `dim` axes.
+        crop: cut away the border of zeros before resampling.
+        normalise: one entry a channel.
+        mirror: spatial axes (0 is the slowest of the patch) that may be mirrored in training and testing.
+        swap: pairs of output channels to exchange when the left-right axis is mirrored: paired organs.
+        swap_axis: the left-right axis that `swap` belongs to.
+        shape: median size of a prepared case (voxels).
+        patch: what the network sees at once (voxels), `dim` entries.
+        batch: patches a step.
+        memory: expected peak of training (GiB).
+        step: expected duration of a training step on the planned device (s).
+    """
+
+    dim: int
+    spacing: tuple[float, ...]
+    orientation: str | None = None
+    slice_axis: int | None = None
+    crop: bool = True
+    normalise: tuple[Normalise, ...]
+    resample: Resample = Resample()  # noqa: RUF009 - a frozen value
+    mirror: tuple[int, ...] = ()
+    swap: tuple[tuple[int, int], ...] = ()
+    swap_axis: int | None = None
+    shape: tuple[int, ...]
+    patch: tuple[int, ...]
+    batch: int
+    network: NetworkSpec
+    recipe: Recipe
+    memory: float = 0.0
+    step: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.dim not in (2, 3):
+            raise OptionError(f"a configuration has 2 or 3 axes, got dim {self.dim}")
+        for name, values in (("spacing", self.spacing), ("patch", self.patch)):
+            if len(values) != self.dim or min(values) <= 0:
+                raise OptionError(f"{name} needs {self.dim} positive entries, got {values}")
+        if self.batch < 1:
+            raise OptionError(f"batch must be at least 1, got {self.batch}")
+        if self.network.dim != self.dim:
+            raise OptionError(f"a configuration of dim {self.dim} holds a network of dim {self.network.dim}")
+        if len(self.normalise) != self.network.in_channels:
+            raise OptionError(
+                f"normalise needs an entry for each of {self.network.in_channels} channels, got {len(self.normalise)}"
+            )
+
+
+@record
+class Reason:
+    """Why a number of the plan is what it is."""
+
+    config: str
+    field: str
+    value: str
+    why: str
+
+
+@record
+class Plan:
+    """What planning chose for a data set.
+
+    Attributes:
+        format: version of this record.
+        dataset: its name.
+        folder: where it lies, as text.
+        channels, labels: of the data set; a plan is refused for another one.
+        device: what the times were measured on.
+        default: the configuration to use unless another is asked for.
+        configs: by name, "3d-unet" say: dimension and network.
+        reasons: one a number, for `plan --explain`.
+    """
+
+    format: int = 1
+    dataset: str
+    folder: str
+    channels: tuple[str, ...]
+    labels: Labels
+    device: str
+    default: str
+    configs: dict[str, Config]
+    reasons: tuple[Reason, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.default not in self.configs:
+            raise OptionError(f"the default configuration {self.default} is not among {sorted(self.configs)}")
+
+    def config(self, name: str) -> Config:
+        """Return a configuration by name."""
+        if name not in self.configs:
+            raise OptionError(f"the plan has no configuration {name}", hint=f"choose from {', '.join(self.configs)}")
+        return self.configs[name]

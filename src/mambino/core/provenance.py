@@ -1,0 +1,34 @@
+"""Where weights come from: what a user needs to trust them and to make them again."""
+
+from mambino.core.records import record
+
+
+@record
+class Provenance:
+    """The origin of a set of weights. Holds no path and nothing about a patient.
+
+    Attributes:
+        dataset: name of the data set learnt from.
+        cases: how many training cases.
+        held_out: names of the cases kept for validation.
+        seed: of the run.
+        steps: optimiser steps taken.
+        seconds: of training.
+        score: mean validation Dice when the weights were kept, where it was measured.
+        versions: of mambino, torch, numpy and Python.
+        licence: of the weights, where stated.
+        source: file name and sha256 of a converted checkpoint, else empty.
+        dropped: keys of a converted checkpoint that were left out, with the reason.
+    """
+
+    dataset: str = ""
+    cases: int = 0
+    held_out: tuple[str, ...] = ()
+    seed: int | None = None
+    steps: int = 0
+    seconds: float = 0.0
+    score: float | None = None
+    versions: dict[str, str]
+    licence: str = ""
+    source: str = ""
+    dropped: dict[str, str] | None = None
