@@ -1,0 +1,155 @@
+"""The project's chores, each one a word: `python tools/task.py setup|demo|test|check|bench|docs`.
+
+The Makefile's targets call this file; where there is no make, call it directly. It needs nothing but
+Python's standard library, makes `.venv` beside it, and installs only what has changed since last time.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+VENV = ROOT / ".venv"
+BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
+PYTHON = BIN / ("python.exe" if os.name == "nt" else "python")
+CONSTRAINTS = ROOT / "tools" / "constraints.txt"
+TEST_TOOLS = ROOT / "tools" / "test-tools.txt"
+DOC_TOOLS = ROOT / "tools" / "doc-tools.txt"
+DEMO = ROOT / "demo"
+PIP = [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+
+
+def main(words: list[str]) -> int:
+    """Run the chores named on the command line, one after the other."""
+    chores = {
+        "setup": setup,
+        "demo": demo,
+        "test": test,
+        "check": check,
+        "bench": bench,
+        "docs": docs,
+        "format": tidy,
+    }
+    if not words or any(word not in chores for word in words):
+        print(f"usage: python tools/task.py {'|'.join(chores)}", file=sys.stderr)
+        return 2
+    for word in words:
+        chores[word]()
+    return 0
+
+
+def setup() -> None:
+    """Make `.venv` and install mambino into it: from here, editable, with a torch that fits this machine."""
+    _require_python()
+    if not PYTHON.exists():
+        venv.create(VENV, with_pip=True)
+    _install_once("mambino", ["-e", str(ROOT)], watch=[ROOT / "pyproject.toml", ROOT / "CMakeLists.txt"])
+
+
+def demo() -> None:
+    """Run the whole path on the embedded data; leave everything under demo/."""
+    setup()
+    if DEMO.exists():
+        shutil.rmtree(DEMO)
+    _run(
+        [BIN / "mambino", "run", "examples/hippocampus", "-o", "demo", "--models", "lightm_unet", "--minutes", "8"],
+        cwd=ROOT,
+    )
+
+
+def test() -> None:
+    """Install the test tools at pinned versions, then run every check."""
+    setup()
+    _install_once("test tools", ["-r", str(TEST_TOOLS)], watch=[TEST_TOOLS])
+    check()
+
+
+def check() -> None:
+    """Format, lint, types, import layers and the fast suite, as CI runs them; installs nothing."""
+    _run([PYTHON, "-m", "ruff", "format", "--check", "."], cwd=ROOT)
+    _run([PYTHON, "-m", "ruff", "check", "."], cwd=ROOT)
+    _run([PYTHON, "-m", "mypy"], cwd=ROOT)
+    _run([BIN / "lint-imports"], cwd=ROOT)
+    _run([PYTHON, "-m", "pytest", "-m", "not slow", "-n", str(_cores())], cwd=ROOT)
+
+
+def tidy() -> None:
+    """Rewrite the sources in the project's format."""
+    _run([PYTHON, "-m", "ruff", "check", "--fix", "."], cwd=ROOT)
+    _run([PYTHON, "-m", "ruff", "format", "."], cwd=ROOT)
+
+
+def bench() -> None:
+    """Run every benchmark; each prints a table."""
+    setup()
+    for script in sorted((ROOT / "benchmarks").glob("*.py")):
+        print(f"== {script.name}", flush=True)
+        _run([PYTHON, script], cwd=ROOT)
+
+
+def docs() -> None:
+    """Build the documentation into docs/_build."""
+    setup()
+    _install_once("doc tools", ["-r", str(DOC_TOOLS)], watch=[DOC_TOOLS])
+    _run([PYTHON, "-m", "sphinx", "-W", "-q", "docs", "docs/_build"], cwd=ROOT)
+    print(f"open {ROOT / 'docs' / '_build' / 'index.html'}")
+
+
+def _install_once(name: str, arguments: list[str], watch: list[Path]) -> None:
+    """Install with pip unless the files in `watch` are as they were at the last install."""
+    mark = VENV / f".installed-{name.replace(' ', '-')}"
+    digest = hashlib.sha256(b"".join(p.read_bytes() for p in [*watch, CONSTRAINTS])).hexdigest()
+    if mark.exists() and mark.read_text() == digest:
+        return
+    print(f"installing {name} …", flush=True)
+    if name == "mambino":
+        _install_torch()
+    _run([*PIP, "-c", CONSTRAINTS, *arguments])
+    mark.write_text(digest)
+
+
+def _install_torch() -> None:
+    """Install the pinned torch: a CPU build where there is no NVIDIA GPU.
+
+    Only Linux needs the care: there the default build brings gigabytes of CUDA. The CPU build comes from
+    pip's own indexes where they have it, else from torch's, which uv knows by name.
+    """
+    pin = next(line for line in CONSTRAINTS.read_text().splitlines() if line.startswith("torch=="))
+    if sys.platform != "linux" or shutil.which("nvidia-smi"):
+        return _run([*PIP, pin])
+    if _succeeds([*PIP, f"{pin}+cpu"]):
+        return None
+    uv = [PYTHON, "-m", "uv", "pip", "install", "--quiet", "--python", PYTHON, "--torch-backend", "cpu", pin]
+    if _succeeds([*PIP, "uv"]) and _succeeds(uv):
+        return None
+    print("no CPU build of torch could be had; installing the default one, which is large", flush=True)
+    return _run([*PIP, pin])
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _require_python() -> None:
+    if sys.version_info < (3, 11):
+        found = ".".join(map(str, sys.version_info[:3]))
+        sys.exit(f"mambino needs Python 3.11 or newer, this is {found}: call this file with a newer one")
+
+
+def _succeeds(command: list[str | Path]) -> bool:
+    done = subprocess.run([str(word) for word in command], check=False, capture_output=True)
+    return done.returncode == 0
+
+
+def _run(command: list[str | Path], cwd: Path | None = None) -> None:
+    result = subprocess.run([str(word) for word in command], cwd=cwd, check=False)
+    if result.returncode:
+        sys.exit(result.returncode)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
