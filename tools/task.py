@@ -135,7 +135,7 @@ def _cores() -> int:
 
 
 def _require_python() -> None:
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 - this file may be called by an older one
         found = ".".join(map(str, sys.version_info[:3]))
         sys.exit(f"mambino needs Python 3.11 or newer, this is {found}: call this file with a newer one")
 

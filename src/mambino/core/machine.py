@@ -1,5 +1,6 @@
 """What this machine, or the container it runs in, lets a program use."""
 
+import ctypes
 import os
 from pathlib import Path
 
@@ -32,11 +33,10 @@ def _free_memory() -> int:
 
 
 def _windows_memory() -> int:
-    import ctypes
-
     class Status(ctypes.Structure):
         _fields_ = (("length", ctypes.c_ulong), ("load", ctypes.c_ulong)) + tuple(
-            (name, ctypes.c_ulonglong) for name in ("total", "free", "page", "page_free", "virtual", "unused", "extended")
+            (name, ctypes.c_ulonglong)
+            for name in ("total", "free", "page", "page_free", "virtual", "unused", "extended")
         )
 
     status = Status(length=ctypes.sizeof(Status))

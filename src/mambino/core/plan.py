@@ -119,7 +119,7 @@ class Config:
     slice_axis: int | None = None
     crop: bool = True
     normalise: tuple[Normalise, ...]
-    resample: Resample = Resample()  # noqa: RUF009 - a frozen value
+    resample: Resample = Resample()
     mirror: tuple[int, ...] = ()
     swap: tuple[tuple[int, int], ...] = ()
     swap_axis: int | None = None

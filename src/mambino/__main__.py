@@ -1,0 +1,5 @@
+"""`python -m mambino`."""
+
+from mambino.cli.app import main
+
+main()

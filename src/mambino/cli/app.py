@@ -1,0 +1,312 @@
+"""The commands. Each one parses, calls the function of the same name, and prints."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import App, CycloptsError, Parameter
+
+from mambino.cli import console
+from mambino.core.options import (
+    CheckOptions,
+    EvaluateOptions,
+    PlanOptions,
+    PredictOptions,
+    PreprocessOptions,
+    RunOptions,
+    TrainOptions,
+)
+from mambino.errors import OptionError
+
+if TYPE_CHECKING:
+    from mambino.core.report import Report
+
+Flat = Parameter(name="*")
+Output = Parameter(name=["--output", "-o"])
+Json = Annotated[bool, Parameter(name="--json", negative="")]
+
+app = App(
+    name="mambino",
+    help="Mamba U-Nets that segment medical images on any machine. Not for clinical use.",
+    version_flags=["--version"],
+    help_format="plaintext",
+    default_parameter=Parameter(negative="", show_default=True),
+)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    sys.exit(console.guard(lambda: dispatch(sys.argv[1:] if arguments is None else arguments)))
+
+
+def dispatch(arguments: list[str]) -> int | None:
+    """Parse and run one command; `--options FILE.toml` gives defaults for its flags."""
+    arguments = _take_options_file(arguments)
+    try:
+        return app(arguments, exit_on_error=False, print_error=False, result_action="return_value")  # type: ignore[no-any-return]
+    except CycloptsError as error:
+        console.complain(str(error).strip(), "mambino --help, or mambino COMMAND --help, lists what there is")
+        return 2
+
+
+def _take_options_file(arguments: list[str]) -> list[str]:
+    from cyclopts.config import Toml
+
+    app.config = ()
+    if "--options" not in arguments[:-1]:
+        return arguments
+    at = arguments.index("--options")
+    app.config = (Toml(arguments[at + 1], must_exist=True),)
+    return arguments[:at] + arguments[at + 2 :]
+
+
+@app.command
+def check(data: Path, /, options: Annotated[CheckOptions, Flat] = CheckOptions(), *, json: Json = False) -> int:
+    """Look at every file of a data set and report what would go wrong later."""
+    from mambino.inspection import check as check_dataset
+
+    with console.progress("check") as progress:
+        findings = check_dataset(data, options, progress=progress)
+    if json:
+        _print_json(findings)
+    else:
+        for line in findings.repaired:
+            console.say(f"repaired  {line}")
+        rows = [(f.severity, f.case, f.kind, f.message, f.remedy) for f in findings.findings]
+        if rows:
+            console.table(["severity", "case", "kind", "finding", "remedy"], rows)
+        console.say(f"{findings.errors} errors, {findings.warnings} warnings")
+    return 3 if findings.errors and not options.repair else 0
+
+
+@app.command
+def plan(
+    data: Path,
+    /,
+    *,
+    output: Annotated[Path, Output],
+    options: Annotated[PlanOptions, Flat] = PlanOptions(),
+    explain: bool = False,
+    json: Json = False,
+) -> None:
+    """Measure a data set and choose how to prepare, learn and segment it; write OUTPUT/plan.json.
+
+    Args:
+        output: the work folder.
+        explain: print every number with its reason.
+        json: print the plan as JSON.
+    """
+    from mambino.planning import plan as make_plan
+
+    with console.progress("plan") as progress:
+        planned = make_plan(data, output, options, progress=progress)
+    if json:
+        return _print_json(planned)
+    if explain:
+        console.table(
+            ["configuration", "what", "value", "why"], [(r.config, r.field, r.value, r.why) for r in planned.reasons]
+        )
+    rows = []
+    for name, c in planned.configs.items():
+        mark = "*" if name == planned.default else ""
+        rows.append((name + mark, _list(c.spacing), _list(c.patch), c.batch, c.normalise[0].scheme, c.memory, c.step))
+    console.table(["configuration", "spacing", "patch", "batch", "intensity", "GiB", "s a step"], rows)
+    return console.say(f"plan written to {output / 'plan.json'} (* is the default; --explain gives the reasons)")
+
+
+@app.command
+def preprocess(
+    work: Path, /, options: Annotated[PreprocessOptions, Flat] = PreprocessOptions(), *, json: Json = False
+) -> None:
+    """Crop, resample, normalise and store every training case of a planned data set."""
+    from mambino.preprocessing import preprocess as prepare_all
+
+    with console.progress("preprocess") as progress:
+        folder = prepare_all(work, options, progress=progress)
+    _print_path(folder, json, "prepared")
+
+
+@app.command
+def train(work: Path, /, options: Annotated[TrainOptions, Flat] = TrainOptions(), *, json: Json = False) -> None:
+    """Train a network on prepared cases; Ctrl-C saves, --resume goes on."""
+    from mambino.training import train as train_network
+
+    _print_path(train_network(work, options, on_epoch=console.show_epoch), json, "model")
+
+
+@app.command
+def predict(
+    *files: Path,
+    output: Annotated[Path | None, Output] = None,
+    options: Annotated[PredictOptions, Flat] = PredictOptions(),
+    json: Json = False,
+) -> int:
+    """Segment images: mambino predict MODEL.safetensors [MORE MODELS] IMAGE|FOLDER [...].
+
+    Args:
+        files: one or more bundles (.safetensors), averaged; then images or folders of images.
+        output: folder for the masks; "predictions" in the current folder if not given.
+        json: print what was done as JSON.
+    """
+    from mambino.inference import predict as segment
+
+    bundles = [path for path in files if path.suffix == ".safetensors"]
+    images = [path for path in files if path.suffix != ".safetensors"]
+    if not bundles or not images:
+        raise OptionError(
+            f"predict needs at least one bundle (.safetensors) and one image, got {len(bundles)} and {len(images)}"
+        )
+    with console.progress("predict") as progress:
+        made = segment(bundles, images, output, options, progress=progress)
+    if json:
+        _print_json(made)
+    else:
+        rows = [(e.case, e.status, e.file, e.seconds, e.message) for e in made.entries]
+        console.table(["case", "status", "mask", "seconds", ""], rows)
+    return _complain_of(made.failed, "could not be segmented")
+
+
+@app.command
+def evaluate(
+    predictions: Path,
+    truth: Path,
+    /,
+    *,
+    output: Annotated[Path, Output],
+    options: Annotated[EvaluateOptions, Flat] = EvaluateOptions(),
+    json: Json = False,
+) -> int:
+    """Compare two folders of masks; write cases.csv, report.json and report.html to OUTPUT.
+
+    Args:
+        predictions: masks to judge.
+        truth: masks to judge them by, with the same names.
+        output: the report's folder.
+        json: print the report as JSON.
+    """
+    from mambino.evaluation import evaluate as compare_masks
+
+    with console.progress("evaluate") as progress:
+        report = compare_masks(predictions, truth, output, options, progress=progress)
+    _print_report(report, output, json)
+    return _complain_of(report.missing, "have no prediction and are not in the means")
+
+
+@app.command
+def run(
+    data: Path,
+    /,
+    *,
+    output: Annotated[Path, Output],
+    options: Annotated[RunOptions, Flat] = RunOptions(),
+    json: Json = False,
+) -> None:
+    """Do the whole path: check, plan, preprocess, train, predict, evaluate.
+
+    Args:
+        data: a data set with masks.
+        output: the work folder.
+        json: print the report as JSON.
+    """
+    from mambino.workflow import run as run_all
+
+    with console.stages() as (on_stage, progress):
+        report = run_all(data, output, options, on_stage=on_stage, on_epoch=console.show_epoch, progress=progress)
+    _print_report(report, output / "report", json)
+
+
+@app.command
+def models(*, json: Json = False) -> None:
+    """List the networks: dimensions, parameters counted and claimed, paper."""
+    from mambino.models import list_models
+
+    described = list_models()
+    if json:
+        return _print_json(described)
+    rows = [(d.name, _list(d.dims), d.counted, d.claimed or "-", d.paper) for d in described]
+    return console.table(["network", "dims", "parameters counted", "claimed", "paper"], rows)
+
+
+@app.command
+def info(file: Path, /, *, json: Json = False) -> None:
+    """Say what a bundle holds: network, data, labels, score and origin; loads no weights."""
+    from mambino.weights.bundle import info as bundle_info
+
+    header = bundle_info(file)
+    if json:
+        return _print_json(header)
+    config, origin = header.config, header.provenance
+    rows = [
+        ("network", f"{config.network.name}, {config.dim}D"),
+        ("options", ", ".join(f"{k}={v}" for k, v in config.network.options.items())),
+        ("parameters", f"{header.parameters:,}"),
+        ("channels", ", ".join(header.channels)),
+        ("labels", ", ".join(header.labels.names)),
+        ("spacing", _list(config.spacing)),
+        ("patch", _list(config.patch)),
+        (
+            "trained on",
+            f"{origin.dataset}, {origin.cases} cases, {origin.steps} steps, {console.duration(origin.seconds)}",
+        ),
+        ("validation Dice", "-" if origin.score is None else f"{origin.score:.4f}"),
+        ("made with", ", ".join(f"{k} {v}" for k, v in origin.versions.items())),
+    ]
+    return console.table(["", ""], rows)
+
+
+@app.command
+def doctor(*, json: Json = False) -> None:
+    """Show what can run here: devices, the path each operator takes and how fast, memory, versions."""
+    from mambino.diagnosis import doctor as examine
+
+    examined = examine()
+    if json:
+        return _print_json(examined)
+    console.table(["", ""], [*examined.versions.items(), *examined.machine.items()])
+    rows = [(p.operator, p.device, p.path, p.milliseconds, p.note) for p in examined.paths]
+    return console.table(["operator", "device", "path", "ms", ""], rows)
+
+
+def _complain_of(cases: tuple[str, ...], what: str) -> int:
+    if not cases:
+        return 0
+    console.complain(f"{len(cases)} cases {what}: {', '.join(cases[:5])}{' …' if len(cases) > 5 else ''}")
+    return 3
+
+
+def _print_report(report: "Report", folder: Path, json: bool) -> None:
+    if json:
+        return _print_json(report)
+    unit = report.unit
+    columns = [
+        "label",
+        "cases",
+        "Dice",
+        "95 % interval",
+        "median",
+        "IoU",
+        f"HD95 ({unit})",
+        f"NSD @ {report.tolerance:g} {unit}",
+    ]
+    rows = []
+    for s in report.summary:
+        interval = "-" if s.dice_low is None else f"{s.dice_low:.3f} to {s.dice_high:.3f}"
+        rows.append((s.label, s.cases, s.dice, interval, s.dice_median, s.iou, s.hd95, s.nsd))
+    console.table(columns, rows)
+    return console.say(f"page: {folder / 'report.html'}")
+
+
+def _print_json(value: Any) -> None:
+    from mambino.core.records import dump
+
+    console.say(dump(value))
+
+
+def _print_path(path: Path, json: bool, what: str) -> None:
+    import json as text
+
+    console.say(text.dumps({what: str(path)}) if json else f"{what}: {path}")
+
+
+def _list(values: tuple[Any, ...]) -> str:
+    return " x ".join(f"{value:.4g}" for value in values)

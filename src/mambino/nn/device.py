@@ -1,0 +1,22 @@
+"""Where a network runs."""
+
+import torch
+
+from mambino.core.options import Device
+from mambino.errors import OptionError
+
+
+def choose_device(name: Device) -> torch.device:
+    """Return the device of that name; "auto" takes the GPU of CUDA where there is one, else the processor.
+
+    Raises:
+        OptionError: this machine, or this build of torch, lacks the device asked for.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if (name == "cuda" and not torch.cuda.is_available()) or (name == "mps" and not torch.backends.mps.is_available()):
+        raise OptionError(
+            f"the device {name} is asked for, but torch {torch.__version__} finds none on this machine",
+            hint="choose --device cpu, or see what there is: mambino doctor",
+        )
+    return torch.device(name)

@@ -1,0 +1,183 @@
+"""Sliding windows: where they lie, how they are weighted, and the loop that blends what a network says of each.
+
+Works on numpy and torch arrays alike. Windows are visited in order of their start along axis 0, and
+scores exist only for the rows that a window still to come may touch.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice, pairwise, product
+from math import ceil
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace, device
+from numpy.typing import NDArray
+
+from mambino.errors import OptionError, ShapeError
+
+Array = Any
+"""A numpy array or a torch tensor."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Slab:
+    """Finished scores of some consecutive rows along axis 0.
+
+    Attributes:
+        start: the first of these rows in the whole array.
+        scores: [k, rows, *rest] float32.
+    """
+
+    start: int
+    scores: Array
+
+
+def positions(
+    shape: Sequence[int], patch: Sequence[int], overlap: float | Sequence[float] = 0.5
+) -> list[tuple[int, ...]]:
+    """Return where windows of `patch` voxels start so that they cover `shape`, in order of axis 0 first.
+
+    As in nnU-Net: steps are at most patch * (1 - overlap) and spread evenly, so that the last window
+    ends with the array. Where the array is smaller than the patch, one window starts at 0.
+
+    Raises:
+        OptionError: an overlap is not in [0, 1).
+    """
+    return list(product(*_starts(shape, patch, overlap)))
+
+
+def gaussian(patch: Sequence[int]) -> NDArray[np.float32]:
+    """Return the weights [*patch] of a window's voxels: a Gaussian of sigma patch / 8 round the centre.
+
+    The maximum is 1 and the smallest weight is above 0 (exp(-8) for each axis), as in nnU-Net.
+    """
+    weights = np.ones((), np.float64)
+    for size in patch:
+        weights = weights[..., None] * _bell(size)
+    return weights.astype(np.float32)
+
+
+def blend(
+    forward: Callable[[Array], Array],
+    array: Array,
+    patch: Sequence[int],
+    overlap: float | Sequence[float] = 0.5,
+    *,
+    batch: int = 1,
+) -> Iterator[Slab]:
+    """Apply `forward` to windows over an array and yield their weighted mean, slab by slab.
+
+    Where the array is smaller than the patch, zeros are put on both sides and their scores cut off.
+
+    Args:
+        forward: [n c *patch] -> [n k *patch], n at most `batch`.
+        array: [c *s].
+        patch: voxels of a window, one entry an axis of `s`.
+        overlap: of neighbouring windows, as a share of the patch; one number, or one an axis.
+        batch: windows that `forward` gets at once.
+
+    Yields:
+        Slabs in order; together they have exactly the rows of the array.
+
+    Raises:
+        OptionError: an overlap is not in [0, 1).
+        ShapeError: array and patch differ in their number of axes, or `forward` changes the size of a window.
+    """
+    if array.ndim != len(patch) + 1:
+        raise ShapeError(f"a patch of {tuple(patch)} needs an array of {len(patch) + 1} axes, got {tuple(array.shape)}")
+    inside = tuple(array.shape[1:])
+    array, before = _padded(array, patch)
+    starts = _starts(array.shape[1:], patch, overlap)
+    rows = _rows(forward, array, patch, starts, batch)
+    crop = tuple(slice(first, first + size) for first, size in zip(before[1:], inside[1:], strict=True))
+    for start, scores in rows:
+        low, high = max(start, before[0]), min(start + scores.shape[1], before[0] + inside[0])
+        yield Slab(low - before[0], scores[(slice(None), slice(low - start, high - start), *crop)])
+
+
+def _rows(
+    forward: Callable[[Array], Array], array: Array, patch: Sequence[int], starts: list[list[int]], batch: int
+) -> Iterator[tuple[int, Array]]:
+    """Yield finished rows of the padded array with the index of the first."""
+    xp, where = array_namespace(array), device(array)
+    weights = xp.asarray(gaussian(patch), device=where)
+    first_sum, *other_sums = [_total(*axis) for axis in zip(array.shape[1:], patch, starts, strict=True)]
+    rest = xp.asarray(_outer(other_sums), device=where)
+    open_rows: Array = None
+    for start, following in pairwise([*starts[0], array.shape[1]]):
+        places = product(*starts[1:])
+        while corners := tuple(islice(places, batch)):
+            windows = [_window(patch, (start, *corner)) for corner in corners]
+            scores = xp.astype(forward(xp.stack([array[w] for w in windows])), xp.float32)
+            if tuple(scores.shape[2:]) != tuple(patch):
+                raise ShapeError(f"a window of {tuple(patch)} voxels came back with {tuple(scores.shape[2:])}")
+            if open_rows is None:
+                open_rows = _zeros(xp, scores, (patch[0], *array.shape[2:]))
+            for window, values in zip(windows, scores, strict=True):
+                open_rows[(slice(None), slice(None), *window[2:])] += values * weights
+        done = following - start
+        along = xp.asarray(first_sum[start:following], device=where)
+        along = xp.reshape(along, (-1,) + (1,) * (len(patch) - 1))
+        yield start, open_rows[:, :done] / (along * rest)
+        if following < array.shape[1]:
+            open_rows = xp.concat([open_rows[:, done:], _zeros(xp, open_rows[None], (done, *array.shape[2:]))], axis=1)
+
+
+def _zeros(xp: Any, like: Array, shape: tuple[int, ...]) -> Array:
+    """Return zeros [k, *shape] beside scores [n k *s]."""
+    return xp.zeros((like.shape[1], *shape), dtype=xp.float32, device=device(like))
+
+
+def _window(patch: Sequence[int], start: tuple[int, ...]) -> tuple[slice, ...]:
+    return (slice(None), *(slice(first, first + size) for first, size in zip(start, patch, strict=True)))
+
+
+def _starts(shape: Sequence[int], patch: Sequence[int], overlap: float | Sequence[float]) -> list[list[int]]:
+    shares = (overlap,) * len(patch) if isinstance(overlap, int | float) else overlap
+    if not all(0 <= share < 1 for share in shares):
+        raise OptionError(f"windows overlap by a share from 0 to below 1, got {overlap}")
+    return [_line(*axis) for axis in zip(shape, patch, shares, strict=True)]
+
+
+def _line(size: int, patch: int, overlap: float) -> list[int]:
+    """Return the starts along one axis."""
+    room = max(size - patch, 0)
+    # A step below one voxel would visit the same place twice.
+    steps = ceil(room / max(patch * (1 - overlap), 1))
+    return [round(room / steps * i) for i in range(steps + 1)] if steps else [0]
+
+
+def _bell(size: int) -> NDArray[np.float64]:
+    return np.exp(-0.5 * ((np.arange(size) - size // 2) / (size / 8)) ** 2)
+
+
+def _total(size: int, patch: int, starts: list[int]) -> NDArray[np.float32]:
+    """Return the sum of the weights of all windows along one axis.
+
+    Windows lie on a grid and their weights are a product over the axes, and so is the sum of both.
+    """
+    total = np.zeros(size)
+    for start in starts:
+        total[start : start + patch] += _bell(patch)
+    return total.astype(np.float32)
+
+
+def _outer(sums: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+    result = np.ones((), np.float32)
+    for axis in sums:
+        result = result[..., None] * axis
+    return result
+
+
+def _padded(array: Array, patch: Sequence[int]) -> tuple[Array, tuple[int, ...]]:
+    """Centre the array in zeros where it is smaller than the patch; return it and how many lie before it."""
+    missing = [max(p - s, 0) for s, p in zip(array.shape[1:], patch, strict=True)]
+    before = tuple(m // 2 for m in missing)
+    if not any(missing):
+        return array, before
+    xp = array_namespace(array)
+    shape = (array.shape[0], *(s + m for s, m in zip(array.shape[1:], missing, strict=True)))
+    wide = xp.zeros(shape, dtype=array.dtype, device=device(array))
+    wide[(slice(None), *(slice(b, b + s) for b, s in zip(before, array.shape[1:], strict=True)))] = array
+    return wide, before

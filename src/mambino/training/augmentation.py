@@ -1,0 +1,212 @@
+"""Random changes of patches that leave the anatomy what it is: turned, scaled, mirrored, other intensities.
+
+The list and the numbers of nnU-Net (batchgeneratorsv2), on tensors. The order is: where to read
+(`spatial_matrix`, before anything is read), `warp`, `mirror`, intensities. Every draw comes from the
+generator that is passed in.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import cos, pi, sin
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Generator, Tensor
+
+from mambino.core.labels import Labels
+from mambino.core.plan import Config
+from mambino.errors import OptionError
+from mambino.training.intensity import FULL, LIGHT, Change, below, uniform
+
+ANISOTROPIC = 3.0
+"""Patches or voxels that are so much longer along one axis are turned in the plane of the others only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """How often and how far patches are turned and scaled.
+
+    Attributes:
+        rotate: probability of a rotation.
+        angle: its limit about each axis (radians).
+        scale: probability of scaling.
+        smallest, largest: how much larger structures may become.
+        plane: the axes that take part: (0, 1), (1, 2) or (0, 1, 2).
+    """
+
+    rotate: float
+    angle: float
+    scale: float
+    smallest: float
+    largest: float
+    plane: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Augmentation:
+    """Everything that may happen to a patch.
+
+    Attributes:
+        turn: the spatial part, if any.
+        spacing: of the voxels along the axes of a patch (mm), so that rotations are rotations.
+        mirror: axes to mirror along, each with probability 1/2.
+        swap_axis: mirroring along it exchanges the label numbers of paired organs by `swap`.
+        swap: new number of each label number.
+        intensity: changes of intensity with their probabilities.
+    """
+
+    turn: Turn | None
+    spacing: tuple[float, ...]
+    mirror: tuple[int, ...]
+    swap_axis: int | None
+    swap: tuple[int, ...]
+    intensity: tuple[tuple[float, Change], ...]
+
+
+def augmentation(config: Config, labels: Labels) -> Augmentation:
+    """Return what the recipe of a configuration asks for."""
+    kind = config.recipe.augmentation
+    return Augmentation(
+        turn=None if kind == "none" else _turn(config, kind),
+        spacing=config.spacing,
+        mirror=() if kind == "none" else config.mirror,
+        swap_axis=config.swap_axis,
+        swap=swapped_numbers(labels, config.swap),
+        intensity={"full": FULL, "light": LIGHT, "none": ()}[kind],
+    )
+
+
+def swapped_numbers(labels: Labels, pairs: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+    """Return the new number of each label number when the output channels in `pairs` change places.
+
+    Raises:
+        OptionError: the two structures of a pair are made of different amounts of numbers.
+    """
+    numbers = list(range(max(labels.numbers) + 1))
+    names = list(labels.names)
+    for pair in pairs:
+        left, right = (names[channel - (not labels.has_regions)] for channel in pair)
+        groups = labels.names[left], labels.names[right]
+        if len(groups[0]) != len(groups[1]):
+            raise OptionError(
+                f"{left} and {right} cannot change places: they are made of the numbers {groups[0]} and {groups[1]}",
+                hint="remove the pair from swap in plan.json, and its axis from mirror",
+            )
+        for one, other in zip(*groups, strict=True):
+            numbers[one], numbers[other] = other, one
+    return tuple(numbers)
+
+
+def spatial_matrix(turn: Turn | None, spacing: Sequence[float], generator: Generator) -> Float[Tensor, "d d"] | None:
+    """Draw how a patch is turned and scaled.
+
+    Returns:
+        The matrix that takes a voxel offset from the centre of the patch to the offset it is read
+        from, or None where nothing happens.
+    """
+    if turn is None:
+        return None
+    rotate = uniform(generator) < turn.rotate
+    scale = uniform(generator) < turn.scale
+    if not rotate and not scale:
+        return None
+    matrix = torch.eye(len(spacing), dtype=torch.float64)
+    if rotate:
+        for one, other in _planes(turn.plane):
+            matrix = matrix @ _rotation(len(spacing), one, other, uniform(generator, -turn.angle, turn.angle))
+    if scale:
+        matrix[list(turn.plane)] /= _zoom(turn, generator)
+    size = torch.tensor(spacing, dtype=torch.float64)
+    return matrix * size[None, :] / size[:, None]
+
+
+def reach(matrix: Float[Tensor, "d d"], size: Sequence[int]) -> tuple[int, ...]:
+    """Return the size of the box that must be read to fill a turned patch of `size` voxels, with one to spare."""
+    half = (torch.tensor(size, dtype=torch.float64) - 1) / 2
+    extent = matrix.abs() @ half
+    moved = (matrix - torch.eye(len(size), dtype=torch.float64)).abs().sum(1) > 1e-9
+    return tuple(
+        int(2 * torch.ceil(e + 0.5).item()) + 1 if m else s for e, m, s in zip(extent, moved, size, strict=True)
+    )
+
+
+def warp(
+    image: Float[Tensor, "c *box"], labels: Int[Tensor, "*box"], matrix: Float[Tensor, "d d"], size: Sequence[int]
+) -> tuple[Float[Tensor, "c *s"], Int[Tensor, "*s"]]:
+    """Read a turned patch of `size` out of the middle of a box: image linear, labels nearest."""
+    half_out = (torch.tensor(size, dtype=torch.float64) - 1) / 2
+    half_in = (torch.tensor(labels.shape, dtype=torch.float64) - 1).clamp(min=1) / 2
+    theta = matrix * half_out[None, :] / half_in[:, None]
+    theta = torch.cat([theta.flip(0, 1), theta.new_zeros(len(size), 1)], 1).float()  # grid_sample counts x, y, z
+    grid = torch.nn.functional.affine_grid(theta[None], [1, 1, *size], align_corners=True)
+
+    def sample(values: Tensor, mode: Literal["bilinear", "nearest"]) -> Tensor:
+        return torch.nn.functional.grid_sample(values[None], grid, mode, "border", align_corners=True)[0]
+
+    return sample(image, "bilinear"), sample(labels[None].float(), "nearest")[0].to(labels.dtype)
+
+
+def mirror(
+    image: Float[Tensor, "c *s"], labels: Int[Tensor, "*s"], how: Augmentation, generator: Generator
+) -> tuple[Float[Tensor, "c *s"], Int[Tensor, "*s"]]:
+    """Mirror along each allowed axis with probability 1/2; paired organs change their numbers."""
+    axes = [axis for axis in how.mirror if uniform(generator) < 0.5]
+    if not axes:
+        return image, labels
+    if how.swap_axis in axes:
+        table = torch.tensor([*how.swap, -1], dtype=labels.dtype)  # index -1 is the last: not learnt stays so
+        labels = table[labels.long().clamp(min=-1)]
+    return image.flip([axis + 1 for axis in axes]), labels.flip(axes)
+
+
+def change_intensities(image: Float[Tensor, "c *s"], how: Augmentation, generator: Generator) -> Float[Tensor, "c *s"]:
+    """Apply each change of intensity with its probability, in order."""
+    for probability, change in how.intensity:
+        if uniform(generator) < probability:
+            image = change(image, generator)
+    return image
+
+
+def _turn(config: Config, kind: Literal["full", "light"]) -> Turn:
+    plane = _plane(config.patch, config.spacing)
+    sides = [config.patch[axis] for axis in plane]
+    if len(plane) == 3:
+        angle = pi / 6 if kind == "full" else pi / 12
+    else:
+        angle = pi if max(sides) <= 1.5 * min(sides) else pi / 12
+        angle = angle if kind == "full" else min(angle, pi / 6)
+    if kind == "full":
+        return Turn(0.2, angle, 0.2, 0.7, 1.4, plane)
+    return Turn(0.3, angle, 0.3, 0.8, 1.25, plane)
+
+
+def _plane(patch: Sequence[int], spacing: Sequence[float]) -> tuple[int, ...]:
+    """Return the axes in which a patch is turned: all, or in 3D those besides a coarse or thin first one."""
+    axes = tuple(range(len(patch)))
+    if len(patch) == 3:
+        coarse = max(axes, key=lambda axis: spacing[axis])
+        thin = min(axes, key=lambda axis: patch[axis])
+        if max(spacing) / min(spacing) > ANISOTROPIC:
+            return tuple(axis for axis in axes if axis != coarse)
+        if max(patch) / min(patch) > ANISOTROPIC:
+            return tuple(axis for axis in axes if axis != thin)
+    return axes
+
+
+def _planes(axes: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    return ((axes[0], axes[1]),) if len(axes) == 2 else ((1, 2), (0, 2), (0, 1))
+
+
+def _rotation(dim: int, one: int, other: int, angle: float) -> Float[Tensor, "d d"]:
+    matrix = torch.eye(dim, dtype=torch.float64)
+    matrix[one, one] = matrix[other, other] = cos(angle)
+    matrix[one, other], matrix[other, one] = -sin(angle), sin(angle)
+    return matrix
+
+
+def _zoom(turn: Turn, generator: Generator) -> float:
+    """Draw a scale; growing and shrinking are equally likely, as in batchgenerators."""
+    if below(0.5, generator):
+        return uniform(generator, turn.smallest, 1)
+    return uniform(generator, 1, turn.largest)

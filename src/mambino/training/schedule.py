@@ -1,0 +1,68 @@
+"""How fast to learn at each moment, and how many steps fit into a time budget."""
+
+from dataclasses import dataclass
+from math import cos, pi
+from typing import Literal
+
+WARM = 3
+"""Steps that are not measured: the first ones allocate memory and choose kernels."""
+MEASURED = 5
+"""Steps measured before the length of a run with a time budget is settled."""
+SLACK = 0.01
+"""A settled length is changed when the expected end is off by more than this share of the budget."""
+
+
+def rate(progress: float, peak: float, kind: Literal["poly", "cosine"], warmup: float = 0.0) -> float:
+    """Return the learning rate when the share `progress` of a run is done.
+
+    It rises linearly over the first `warmup` share, then falls from `peak` to zero: with exponent 0.9
+    ("poly") or as half a cosine.
+    """
+    if progress < warmup:
+        return peak * progress / warmup
+    left = max(0.0, 1 - (progress - warmup) / (1 - warmup))
+    return float(peak * left**0.9) if kind == "poly" else peak * (1 - cos(pi * left)) / 2
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long things take, as far as was measured.
+
+    Attributes:
+        step: of a training step (s); 0 before anything was measured.
+        count: steps measured.
+        validation: of one validation on whole cases (s).
+    """
+
+    step: float = 0.0
+    count: int = 0
+    validation: float = 0.0
+
+    def after_step(self, seconds: float) -> "Pace":
+        """Take in the duration of one step: a plain mean at first, later of about the last fifty."""
+        count = self.count + 1
+        if count <= WARM:
+            return Pace(seconds, count, self.validation)
+        weight = max(1 / (count - WARM), 0.02)
+        return Pace(self.step + weight * (seconds - self.step), count, self.validation)
+
+    def after_validation(self, seconds: float) -> "Pace":
+        """Take in the duration of one validation."""
+        return Pace(self.step, self.count, seconds)
+
+
+def settled(pace: Pace, used: float, budget: float) -> bool:
+    """Tell whether enough was measured to say how many steps fit, or a tenth of the budget went into it."""
+    return pace.count >= WARM + MEASURED or (pace.count >= 1 and used > budget / 10)
+
+
+def steps_that_fit(pace: Pace, step: int, used: float, budget: float, validations: int) -> int:
+    """Return how many steps a run will have had when its budget (s) is used, the `step` done included."""
+    left = budget - used - validations * pace.validation
+    return step + max(0, round(left / max(pace.step, 1e-6)))
+
+
+def keeps(pace: Pace, steps_left: int, used: float, budget: float, validations: int) -> bool:
+    """Tell whether a run of `steps_left` more steps will end on time, to `SLACK` of its budget."""
+    end = used + steps_left * pace.step + validations * pace.validation
+    return abs(end - budget) <= SLACK * budget

@@ -1,0 +1,236 @@
+"""Bundles: a trained network and all that is needed to use it, in one .safetensors file.
+
+The tensors are the weights; one entry of the file's metadata holds the rest as JSON. Nothing is
+unpickled, and the header is read without torch.
+"""
+
+import hashlib
+import json
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mambino.core.labels import Labels
+from mambino.core.plan import Config
+from mambino.core.provenance import Provenance
+from mambino.core.records import dump, parse, record, replacing
+from mambino.errors import WeightsError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+FORMAT = 1
+_KEY = "mambino"
+_PICKLES = (".pth", ".pt", ".ckpt", ".bin", ".pkl", ".model")
+_LONGEST = 100_000_000  # bytes of a header, the limit of the safetensors format
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bundle:
+    """A network with everything between a file and a mask.
+
+    Attributes:
+        network: with its weights, in eval mode.
+        config: how images are prepared, and the network's name and options.
+        labels: what its outputs mean.
+        channels: names of its inputs, in order.
+        provenance: where the weights are from.
+        temperature: scores are divided by it before they become probabilities.
+    """
+
+    network: "nn.Module"
+    config: Config
+    labels: Labels
+    channels: tuple[str, ...]
+    provenance: Provenance
+    temperature: float = 1.0
+
+
+@record
+class BundleHeader:
+    """All of a bundle but its weights.
+
+    Attributes:
+        format: version of this record.
+        config, labels, channels, provenance, temperature: of the `Bundle`.
+        sha256: of this header without the sum, and of all tensors.
+    """
+
+    format: int = FORMAT
+    config: Config
+    labels: Labels
+    channels: tuple[str, ...]
+    provenance: Provenance
+    temperature: float = 1.0
+    sha256: str = ""
+
+
+def save(bundle: Bundle, path: Path) -> Path:
+    """Write a bundle, all of it or nothing; equal bundles give equal bytes.
+
+    Raises:
+        FileFormatError: the folder cannot be written to, or the disk is full.
+    """
+    from safetensors.torch import save as serialise
+
+    # Tied weights are stored once for each of their names, so that every name of the network has its tensor.
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in bundle.network.state_dict().items()}
+    header = BundleHeader(
+        config=bundle.config,
+        labels=bundle.labels,
+        channels=bundle.channels,
+        provenance=bundle.provenance,
+        temperature=bundle.temperature,
+    )
+    text = dump(header, indent=None)
+    signed = replace(header, sha256=_sum(text, ((name, _bytes(tensors[name])) for name in sorted(tensors))))
+    content = serialise(tensors, {_KEY: dump(signed, indent=None)})
+    with replacing(path) as part:
+        part.write_bytes(content)
+    return path
+
+
+def header(path: Path) -> BundleHeader:
+    """Read what a bundle says of itself, without its weights and without torch.
+
+    Raises:
+        WeightsError: the file cannot be read or is no bundle.
+        FileFormatError: its description holds an unknown key or a wrong type.
+    """
+    return _described(_table(path), path)
+
+
+def load(path: Path, device: str = "cpu") -> Bundle:
+    """Build the network of a bundle and fill it: every tensor is used, every parameter is filled.
+
+    Raises:
+        WeightsError: the file is no bundle, is damaged, or does not fit the network it names.
+        OptionError: this version does not know the network, or not with these options.
+    """
+    from safetensors.torch import load as deserialise
+
+    from mambino.models import build
+
+    table = _table(path)
+    described = _described(table, path)
+    content = path.read_bytes()
+    _check_sum(content, table, described, path)
+    network = build(described.config.network)
+    _fill(network, deserialise(content), path, described.config.network.name)
+    return Bundle(
+        network=network.to(device).eval(),
+        config=described.config,
+        labels=described.labels,
+        channels=described.channels,
+        provenance=described.provenance,
+        temperature=described.temperature,
+    )
+
+
+def digest(path: Path) -> str:
+    """Return the sha256 of a file as 64 hexadecimal digits.
+
+    Raises:
+        WeightsError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _table(path: Path) -> dict[str, Any]:
+    """Read the table of contents of a safetensors file: 8 bytes with the length, then JSON."""
+    if path.suffix.lower() in _PICKLES:
+        raise WeightsError(
+            f"{path} is a checkpoint of another program ({path.suffix}), not a bundle (.safetensors)",
+            hint=f"convert it once: mambino convert {path}",
+        )
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8).ljust(8, b"\xff"))
+            text = file.read(length) if length < _LONGEST else b""
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    try:
+        table = json.loads(text)
+    except ValueError:
+        table = None
+    if not isinstance(table, dict):
+        raise WeightsError(f"{path} is not a bundle: it does not begin as a .safetensors file does, or is cut short")
+    return table
+
+
+def _described(table: Mapping[str, Any], path: Path) -> BundleHeader:
+    text = table.get("__metadata__", {}).get(_KEY)
+    if text is None:
+        raise WeightsError(
+            f"{path} holds {len(table) - ('__metadata__' in table)} tensors, but not the entry {_KEY!r} that says "
+            "which network they belong to and how images are prepared for it",
+            hint=f"if the weights are of a known network, convert them: mambino convert {path}",
+        )
+    version = json.loads(text).get("format")
+    if version != FORMAT:
+        raise WeightsError(
+            f"{path} is a bundle of format {version}, but this version of mambino reads format {FORMAT}",
+            hint="pip install --upgrade mambino",
+        )
+    return parse(BundleHeader, text, str(path))
+
+
+def _check_sum(content: bytes, table: Mapping[str, Any], described: BundleHeader, path: Path) -> None:
+    text = table["__metadata__"][_KEY].replace(described.sha256, "")
+    (length,) = struct.unpack("<Q", content[:8])
+    body = memoryview(content)[8 + length :]
+    ends = {name: entry["data_offsets"] for name, entry in table.items() if name != "__metadata__"}
+    if _sum(text, ((name, body[slice(*ends[name])]) for name in sorted(ends))) != described.sha256:
+        raise WeightsError(
+            f"{path} is damaged: its content does not have the sha256 {described.sha256[:12]} that it was written with",
+            hint="fetch or copy it again",
+        )
+
+
+def _sum(text: str, tensors: Iterable[tuple[str, Any]]) -> str:
+    total = hashlib.sha256(text.encode())
+    for name, content in tensors:
+        total.update(name.encode())
+        total.update(content)
+    return total.hexdigest()
+
+
+def _bytes(tensor: "Tensor") -> Any:
+    import torch
+
+    return tensor.reshape(-1).view(torch.uint8).numpy()
+
+
+def _fill(network: "nn.Module", tensors: Mapping[str, "Tensor"], path: Path, name: str) -> None:
+    wanted = network.state_dict()
+    missing, unexpected = sorted(wanted.keys() - tensors), sorted(tensors.keys() - wanted)
+    if missing or unexpected:
+        raise WeightsError(
+            f"{path} does not fit the network {name}: {_listed(missing)} missing, {_listed(unexpected)} unexpected"
+        )
+    shapes = [
+        f"{key} {tuple(tensors[key].shape)} where the network has {tuple(value.shape)}"
+        for key, value in wanted.items()
+        if tensors[key].shape != value.shape
+    ]
+    if shapes:
+        raise WeightsError(f"{path} does not fit the network {name}: it holds {_first(shapes)}")
+    network.load_state_dict(tensors)
+
+
+def _listed(keys: list[str]) -> str:
+    return f"{len(keys)} tensors ({_first(keys)})" if keys else "none"
+
+
+def _first(words: list[str]) -> str:
+    return ", ".join(words[:5]) + (", ..." if len(words) > 5 else "")
+
+
+def _unreadable(path: Path, error: OSError) -> WeightsError:
+    return WeightsError(f"{path} cannot be read: {error.strerror}")

@@ -1,0 +1,95 @@
+"""The command line parses, prints and exits as promised."""
+
+import json
+
+import pytest
+
+from mambino.cli.app import dispatch, main
+from mambino.core.options import PlanOptions
+from tests.datasets import write_pictures
+
+
+def exit_code(*words) -> int:
+    with pytest.raises(SystemExit) as stopped:
+        main([str(word) for word in words])
+    return stopped.value.code
+
+
+def test_check_of_a_sound_data_set_ends_with_0(tmp_path, capsys):
+    assert exit_code("check", write_pictures(tmp_path / "d")) == 0
+    assert "0 errors" in capsys.readouterr().out
+
+
+def test_check_of_a_broken_one_ends_with_3_and_speaks_json(tmp_path, capsys):
+    data = write_pictures(tmp_path / "d")
+    (data / "labelsTr" / "case_00.png").write_bytes(b"no picture")
+    assert exit_code("check", data, "--json") == 3
+    findings = json.loads(capsys.readouterr().out)["findings"]
+    assert any(finding["case"] == "case_00" for finding in findings)
+
+
+@pytest.mark.parametrize("make", ["empty", "text", "images only"])
+def test_folders_that_are_no_data_sets_are_refused(tmp_path, capsys, make):
+    folder = tmp_path / "d"
+    folder.mkdir()
+    if make == "text":
+        (folder / "notes.txt").write_text("hello")
+    if make == "images only":
+        write_pictures(folder)
+        for name in ("labelsTr", "labelsTs"):
+            for path in (folder / name).iterdir():
+                path.unlink()
+            (folder / name).rmdir()
+    assert exit_code("plan", folder, "-o", tmp_path / "w") == 3
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert "Traceback" not in said
+    assert not (tmp_path / "w" / "plan.json").exists()
+
+
+def test_an_unknown_option_is_a_usage_error(capsys):
+    assert exit_code("train", "work", "--epoch", "3") == 2
+    assert "--epoch" in capsys.readouterr().err
+
+
+def test_an_option_out_of_range_is_a_usage_error(tmp_path, capsys):
+    assert exit_code("plan", tmp_path, "-o", tmp_path, "--minutes", "-1") == 2
+    assert "--minutes" in capsys.readouterr().err
+
+
+def test_predict_needs_a_bundle_and_an_image(capsys):
+    assert exit_code("predict", "image.png") == 2
+    assert "predict needs at least one bundle (.safetensors) and one image, got 0 and 1" in capsys.readouterr().err
+
+
+def test_training_without_a_plan_says_what_is_missing(tmp_path, capsys):
+    assert exit_code("train", tmp_path) == 4
+    assert "plan.json cannot be read" in capsys.readouterr().err
+
+
+def test_options_come_from_a_file_and_flags_win(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("mambino.planning.plan", lambda *args, **_: seen.append(args[2]) or _stop())
+    options = tmp_path / "options.toml"
+    options.write_text("[plan]\nminutes = 3\nparams = 1000\n")
+    with pytest.raises(KeyboardInterrupt):
+        dispatch(["plan", "d", "-o", "w", "--options", str(options), "--minutes", "5"])
+    assert seen == [PlanOptions(minutes=5, params=1000)]
+
+
+def test_an_interrupt_exits_with_130(monkeypatch, capsys):
+    monkeypatch.setattr("mambino.planning.plan", lambda *_, **__: _stop())
+    assert exit_code("plan", "d", "-o", "w") == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_our_own_mistakes_show_where_they_are(monkeypatch, capsys):
+    monkeypatch.setattr("mambino.planning.plan", lambda *_, **__: 1 // 0)
+    assert exit_code("plan", "d", "-o", "w") == 1
+    said = capsys.readouterr().err
+    assert "ZeroDivisionError" in said
+    assert "this is a bug in mambino" in said
+
+
+def _stop() -> None:
+    raise KeyboardInterrupt
