@@ -59,6 +59,10 @@ class MissingExtraError(Error, ImportError):
     exit_code = 5
 
 
+class MambinoWarning(UserWarning):
+    """Something was read in one of several possible ways, or in part; the text names the file and the choice."""
+
+
 def need(module: str, *, extra: str, why: str) -> ModuleType:
     """Import an optional dependency, or say which extra brings it.
 

@@ -1,5 +1,7 @@
 """Windows cover every voxel, and blending them changes nothing that they agree on."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -28,7 +30,7 @@ def voxels(shape, channels=2):
 
 def joined(slabs):
     slabs = list(slabs)
-    for before, after in zip(slabs, slabs[1:], strict=False):
+    for before, after in pairwise(slabs):
         assert after.start == before.start + before.scores.shape[1]
     return np.concatenate([np.asarray(slab.scores) for slab in slabs], axis=1)
 

@@ -10,7 +10,7 @@ Severity = Literal["error", "warning", "note"]
 Kind = Literal[
     "unreadable file",
     "missing partner",
-    "stray file",
+    "name clash",
     "channel count",
     "mixed dimensions",
     "mask shape",

@@ -1,5 +1,8 @@
 """What planning measured of a data set, once."""
 
+from dataclasses import field
+from typing import Literal
+
 from mambino.core.records import record
 
 
@@ -11,9 +14,11 @@ class CaseFacts:
         id: of the case.
         shape: voxels in the recorded orientation, before cropping.
         cropped: voxels of the box round everything that is not zero.
-        spacing: (mm, or pixels).
+        spacing: in the recorded orientation (mm, or pixels).
         orientation: as stored, "LPS" say; "" for 2D.
         counts: voxels of each label number, as text keys.
+        centres: centre of each label number that occurs, in the recorded orientation, as a share of the
+            size of the image: (0.5, 0.5) is its middle.
     """
 
     id: str
@@ -22,6 +27,7 @@ class CaseFacts:
     spacing: tuple[float, ...]
     orientation: str
     counts: dict[str, int]
+    centres: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 @record
@@ -47,10 +53,12 @@ class Fingerprint:
         cases: one entry a training case.
         intensities: one entry a channel, over foreground voxels.
         unit: what spacings are measured in.
+        orientation: that shapes, spacings and centres are given in, and networks will see; None: as stored.
     """
 
     format: int = 1
     source: str
     cases: tuple[CaseFacts, ...]
     intensities: tuple[Intensity, ...]
-    unit: str
+    unit: Literal["mm", "pixel"]
+    orientation: str | None = None

@@ -24,7 +24,7 @@ class Labels:
     def __post_init__(self) -> None:
         if not self.names:
             raise DataError("labels need at least one structure besides the background")
-        numbers = sorted({n for group in self.names.values() for n in group} | ({self.ignore} - {None}))
+        numbers = sorted(set(self.numbers) - {0}) if all(0 not in group for group in self.names.values()) else [0]
         if numbers[0] < 1:
             raise DataError(f"label numbers start at 1, since 0 is background; got {numbers[0]}")
         if numbers != list(range(1, len(numbers) + 1)):

@@ -2,9 +2,11 @@
 
 import ctypes
 import os
+import sys
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
+_WINDOWS_COUNTS = ("total", "free", "page", "page_free", "virtual", "virtual_free", "extended")
 _UNLIMITED = 1 << 60  # version 1 says "no limit" with a number near 2^63
 
 
@@ -21,6 +23,16 @@ def memory() -> float:
     return min(limit for limit in limits if limit is not None) / 2**30
 
 
+def peak() -> float:
+    """Return the most memory this process has held so far (GiB); 0 where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0.0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
 def _free_memory() -> int:
     info = Path("/proc/meminfo")
     if info.exists():
@@ -34,9 +46,10 @@ def _free_memory() -> int:
 
 def _windows_memory() -> int:
     class Status(ctypes.Structure):
-        _fields_ = (("length", ctypes.c_ulong), ("load", ctypes.c_ulong)) + tuple(
-            (name, ctypes.c_ulonglong)
-            for name in ("total", "free", "page", "page_free", "virtual", "unused", "extended")
+        _fields_ = (
+            ("length", ctypes.c_ulong),
+            ("load", ctypes.c_ulong),
+            *((name, ctypes.c_ulonglong) for name in _WINDOWS_COUNTS),
         )
 
     status = Status(length=ctypes.sizeof(Status))

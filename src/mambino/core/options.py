@@ -132,12 +132,16 @@ class EvaluateOptions:
         tolerance: of the normalised surface distance (mm, or pixels where an image has no spacing).
         images: folder of the images, for the overlays of the report.
         labels: a dataset.json, plan.json or bundle that names the labels; numbers name themselves if not given.
+        curves: log.jsonl of a training run, to draw its curves in the report.
+        surface: what counts as a surface: voxels at the border, each the same, or pieces weighted by their area.
         workers: processes; 0 takes one a core.
     """
 
     tolerance: Annotated[float, Gt(0)] = 2.0
     images: Path | None = None
     labels: Path | None = None
+    curves: Path | None = None
+    surface: Literal["voxel", "surfel"] = "voxel"
     workers: Annotated[int, Ge(0)] = 0
 
 

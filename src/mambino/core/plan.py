@@ -166,7 +166,8 @@ class Plan:
         dataset: its name.
         folder: where it lies, as text.
         channels, labels: of the data set; a plan is refused for another one.
-        device: what the times were measured on.
+        device: what the plan was made for, and the times measured on.
+        minutes: of training that the plan was made for; None: as long as the recipes say.
         default: the configuration to use unless another is asked for.
         configs: by name, "3d-unet" say: dimension and network.
         reasons: one a number, for `plan --explain`.
@@ -178,6 +179,7 @@ class Plan:
     channels: tuple[str, ...]
     labels: Labels
     device: str
+    minutes: float | None = None
     default: str
     configs: dict[str, Config]
     reasons: tuple[Reason, ...] = ()

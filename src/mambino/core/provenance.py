@@ -1,5 +1,8 @@
 """Where weights come from: what a user needs to trust them and to make them again."""
 
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
 from mambino.core.records import record
 
 
@@ -32,3 +35,14 @@ class Provenance:
     licence: str = ""
     source: str = ""
     dropped: dict[str, str] | None = None
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result depends on: of mambino, torch, numpy and Python."""
+    found = {"python": platform.python_version()}
+    for name in ("mambino", "torch", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # numbers can be made without torch
+            continue
+    return found

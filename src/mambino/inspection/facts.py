@@ -2,22 +2,29 @@
 
 import hashlib
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mambino.core.dataset import Case
+from mambino.core.dataset import Case, Dataset
 from mambino.core.grid import Grid, orienting
 from mambino.core.image import Image
-from mambino.errors import Error
+from mambino.core.options import Progress, silent
+from mambino.errors import DataError, Error
 from mambino.imageio import read_image
+from mambino.inspection.processes import spread
 
 Code = tuple[float, ...]
 """What one voxel of a mask holds: a single value, or the channels of a colour."""
 
+Job = tuple[Path, int | None]
+"""A file, and how many channels it should have if it is an image; None says that it is a mask."""
+
 _GREY = 12  # JPEG's colour conversion moves the channels of a grey pixel apart by a few levels
+_SAMPLE = (1 << 16) - 1
 _MOST_CODES = 4096  # a mask with more different values is an image
 
 
@@ -28,6 +35,7 @@ class FileFacts:
     Attributes:
         path: the file.
         error: why it cannot be read; everything below is empty then.
+        hint: what to do about that.
         warned: what the reader warned of.
         grid: where its voxels are.
         channels: how many it holds.
@@ -41,6 +49,7 @@ class FileFacts:
 
     path: Path
     error: str = ""
+    hint: str = ""
     warned: tuple[str, ...] = ()
     grid: Grid | None = None
     channels: int = 0
@@ -101,26 +110,66 @@ class CaseFacts:
         return tuple(i for i, (low, high) in enumerate(ranges) if low == high)
 
 
-def measure(path: Path, mask: bool) -> FileFacts:
-    """Read one file and say what is in it; a file that cannot be read is a fact too."""
+def examine(dataset: Dataset, workers: int = 0, progress: Progress = silent) -> tuple[CaseFacts, ...]:
+    """Measure every file of a data set, in parallel where there is enough to read."""
+    cases = [(case, True) for case in dataset.training] + [(case, False) for case in dataset.test]
+    jobs = [job for case, _ in cases for job in _jobs(case, dataset)]
+    facts = _watched(spread(_measure, jobs, [path for path, _ in jobs], workers), len(jobs), progress)
+    return tuple(
+        CaseFacts(case, tuple(next(facts) for _ in case.images), next(facts) if case.label else None, training=training)
+        for case, training in cases
+    )
+
+
+def measure(path: Path, channels: int | None) -> FileFacts:
+    """Read one file and say what is in it; a file that cannot be read is a fact too.
+
+    Args:
+        path: the file.
+        channels: how many an image should have; None for a mask.
+    """
+    mask = channels is None
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            image = read_image(path)
+            image = _read(path, channels)
         except Error as error:
-            return FileFacts(path, error=str(error))
-    array, low_high = image.array, _ranges(image.array)
+            return FileFacts(path, error=str(error), hint=error.hint)
+    array = image.array
     return FileFacts(
         path,
-        warned=tuple(dict.fromkeys(str(warning.message) for warning in caught)),
+        warned=tuple(dict.fromkeys(str(warning.message).removeprefix(f"{path}: ") for warning in caught)),
         grid=image.grid,
         channels=image.channels,
         dtype=str(array.dtype),
         not_finite=_not_finite(array),
-        ranges=low_high,
+        ranges=_ranges(array),
         digest="" if mask else digest(image),
         codes=count_codes(array) if mask else {},
     )
+
+
+def _jobs(case: Case, dataset: Dataset) -> list[Job]:
+    each = 1 if len(case.images) > 1 else len(dataset.channels)
+    return [*((path, each) for path in case.images), *([(case.label, None)] if case.label else [])]
+
+
+def _watched(facts: Iterator[FileFacts], total: int, progress: Progress) -> Iterator[FileFacts]:
+    for done, measured in enumerate(facts, 1):
+        progress(done, total, measured.path.name)
+        yield measured
+
+
+def _measure(job: Job) -> FileFacts:
+    return measure(*job)
+
+
+def _read(path: Path, channels: int | None) -> Image:
+    """Read an image; another number of channels than declared is a finding, and no reason to stop."""
+    try:
+        return read_image(path, channels=channels)
+    except DataError:
+        return read_image(path)
 
 
 def digest(image: Image) -> str:
@@ -161,7 +210,12 @@ def flatten_grey(array: NDArray[np.generic]) -> NDArray[np.generic]:
 
 
 def _count_colours(array: NDArray[np.generic]) -> dict[Code, int]:
-    values, counts = np.unique(array.reshape(len(array), -1), axis=1, return_counts=True)
+    """Count colours packed into one number each, which sorts many times faster than rows do."""
+    if array.dtype.kind == "f" or array.min() < 0 or array.max() > _SAMPLE:
+        values, counts = np.unique(array.reshape(len(array), -1), axis=1, return_counts=True)
+    else:
+        packed, counts = np.unique(np.ravel_multi_index(tuple(array), (_SAMPLE + 1,) * len(array)), return_counts=True)
+        values = np.stack(np.unravel_index(packed, (_SAMPLE + 1,) * len(array)))
     order = np.argsort(-counts, kind="stable")[:_MOST_CODES]
     return {tuple(values[:, i].astype(float).tolist()): int(counts[i]) for i in sorted(order)}
 
@@ -176,7 +230,7 @@ def _unique(values: NDArray[np.generic]) -> tuple[NDArray[np.float64], NDArray[n
     if high - low < 1 << 16 and (values.dtype.kind != "f" or bool((values == np.rint(values)).all())):
         counts = np.bincount(values.ravel().astype(np.int64) - int(low))
         found = np.flatnonzero(counts)
-        return found + low, counts[found]
+        return found.astype(np.float64) + low, counts[found]
     distinct, counts = np.unique(values, return_counts=True)
     return distinct.astype(np.float64), counts
 

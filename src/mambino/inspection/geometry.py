@@ -27,19 +27,23 @@ def pairs(cases: Sequence[CaseFacts]) -> Iterator[Finding]:
 
 def dimensions(cases: Sequence[CaseFacts]) -> Iterator[Finding]:
     """Find cases that are flat among volumes, or the other way round."""
-    dims = {case.case.id: grid.dim for case in cases if (grid := image_grid(case))}
-    if not dims:
-        return
-    usual = Counter(dims.values()).most_common(1)[0][0]
-    for name, dim in dims.items():
-        if dim != usual:
+    usual = usual_dim(cases)
+    for case in cases:
+        grid = image_grid(case)
+        if grid and grid.dim != usual:
             yield Finding(
                 severity="error",
                 kind="mixed dimensions",
-                case=name,
-                message=f"the image has {dim} axes, the other cases have {usual}",
-                remedy=f"keep {usual}D and {dim}D images in different data sets",
+                case=case.case.id,
+                message=f"the image has {grid.dim} axes, most others have {usual}",
+                remedy=f"keep images with {usual} and with {grid.dim} axes in different data sets",
             )
+
+
+def usual_dim(cases: Sequence[CaseFacts]) -> int:
+    """Return the number of axes that most images have; 0 where none can be read."""
+    dims = Counter(grid.dim for case in cases if (grid := image_grid(case)))
+    return dims.most_common(1)[0][0] if dims else 0
 
 
 def outliers(cases: Sequence[CaseFacts]) -> Iterator[Finding]:
@@ -115,8 +119,7 @@ def covered(image: Grid, mask: Grid) -> float:
 
 def between(image: Grid, mask: Grid) -> NDArray[np.float64]:
     """Return the matrix from a voxel index of the image to one of the mask."""
-    matrix: NDArray[np.float64] = np.linalg.solve(mask.affine, image.affine)
-    return matrix
+    return np.linalg.solve(mask.affine, image.affine).astype(np.float64)
 
 
 def _mask_grid(case: CaseFacts) -> Iterator[Finding]:
@@ -129,7 +132,7 @@ def _mask_grid(case: CaseFacts) -> Iterator[Finding]:
             kind="mask shape",
             case=case.case.id,
             message=f"the image has {image.shape} voxels, its mask {mask.shape}",
-            remedy="export the mask on the voxels of its image; `--repair` resamples it where both cover the same place",
+            remedy="export the mask on the voxels of its image; `--repair` resamples it where both cover one place",
         )
         return
     yield Finding(
@@ -181,8 +184,8 @@ def _far(
     if not sides or sides.total() < _FEWEST:
         return
     values = {name: entry for name, entry in values.items() if len(entry) == sides.most_common(1)[0][0]}
-    logs = np.log(np.array(list(values.values())))
-    middle = np.median(logs, axis=0)
+    logs: NDArray[np.float64] = np.log(np.array(list(values.values())))
+    middle = np.asarray(np.median(logs, axis=0), dtype=np.float64)
     deviation = 1.4826 * np.median(np.abs(logs - middle), axis=0)
     limit = np.maximum(math.log(factor), _SPREADS * deviation)
     for (name, entry), log in zip(values.items(), logs, strict=True):

@@ -30,12 +30,27 @@ def repeats(cases: Sequence[CaseFacts]) -> Iterator[Finding]:
             )
 
 
+def patients(cases: Sequence[CaseFacts]) -> Iterator[Finding]:
+    """Find patients with cases in training and in test."""
+    tests = {case.case.patient: case.case.id for case in reversed(cases) if not case.training and case.case.patient}
+    for case in cases:
+        if case.training and case.case.patient in tests:
+            yield Finding(
+                severity="warning",
+                kind="train and test",
+                case=case.case.id,
+                message=f"patient {case.case.patient} is in training ({case.case.id}) and in test "
+                f"({tests[case.case.patient]})",
+                remedy="keep all cases of a patient on one side, or scores on the test cases are too good",
+            )
+
+
 def first_copies(cases: Sequence[CaseFacts]) -> dict[str, CaseFacts]:
     """Return, for each case that repeats an earlier one of its part, the earlier one."""
     seen: dict[tuple[bool, str], CaseFacts] = {}
     found = {}
     for case in cases:
-        if not _tells(case):
+        if not tells(case):
             continue
         first = seen.setdefault((case.training, case.digest), case)
         if first is not case:
@@ -45,10 +60,10 @@ def first_copies(cases: Sequence[CaseFacts]) -> dict[str, CaseFacts]:
 
 def held_out(cases: Sequence[CaseFacts]) -> dict[str, str]:
     """Return the digests of the test images with the name of a case that holds them."""
-    return {case.digest: case.case.id for case in reversed(cases) if not case.training and _tells(case)}
+    return {case.digest: case.case.id for case in reversed(cases) if not case.training and tells(case)}
 
 
-def _tells(case: CaseFacts) -> bool:
+def tells(case: CaseFacts) -> bool:
     """Whether equal voxels mean the same examination: an image that is constant looks like any other."""
     return bool(case.digest) and len(case.constant) < case.channels
 

@@ -1,7 +1,10 @@
 """Findings about what voxels hold: label numbers, colours, noise, emptiness, values that are not finite."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from mambino.core.dataset import Dataset
 from mambino.core.findings import Finding, Kind
@@ -12,6 +15,7 @@ _WHITE = 255
 _NEAR = 64  # grey levels from black or white that compression noise reaches at sharp edges
 _NEARLY_ALL = 0.95  # share of a noisy mask's voxels within `_NEAR`
 _ROUNDING = 0.01  # label numbers that went through a scaling come back with such an error
+_FILL = "find out where they come from; `--repair` puts the smallest value in their place"
 _SHOWN = 5  # values or names listed in a message
 
 
@@ -21,21 +25,26 @@ class Meaning:
 
     Attributes:
         labels: what the data set declares.
-        codes: stored values that stand for label numbers, where the data set translates them.
-        colours: colours other than black that occur in its masks, in ascending order; empty where they
-            are more than there are labels.
+        known: the label number of each value or colour that is declared.
+        levels: grey levels that spread the label numbers evenly from black to white, where the masks
+            hold the level of every label; else nobody can tell which label is meant.
+        colours: number of each colour in ascending order, black being 0, where the masks hold as many
+            colours as there are labels.
     """
 
     labels: Labels
-    codes: Mapping[Code, int]
-    colours: tuple[Code, ...]
+    known: Mapping[Code, int]
+    levels: Mapping[Code, int]
+    colours: Mapping[Code, int]
 
     @property
     def declared(self) -> str:
-        """The numbers and names, for a message."""
-        names = ", ".join(f"{'+'.join(map(str, group))} {name}" for name, group in self.labels.names.items())
-        ignore = "" if self.labels.ignore is None else f", {self.labels.ignore} ignore"
-        return f"0 background, {names}{ignore}"
+        """The stored values and their names, for a message."""
+        stored = {number: shown(code) for code, number in self.known.items()}
+        names = {name: "+".join(stored[number] for number in group) for name, group in self.labels.names.items()}
+        if self.labels.ignore is not None:
+            names["ignore"] = stored[self.labels.ignore]
+        return ", ".join([f"{stored[0]} background", *(f"{text} {name}" for name, text in names.items())])
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,30 +64,42 @@ class Reading:
 
 def meaning(dataset: Dataset, cases: Sequence[CaseFacts]) -> Meaning:
     """Collect what the masks of a data set may hold."""
-    codes = {tuple(map(float, text.split(","))): number for text, number in (dataset.codes or {}).items()}
-    found = {code for case in cases if case.mask for code in case.mask.codes if len(code) > 1 and any(code)}
-    numbers = len(dataset.labels.numbers) - 1
-    return Meaning(dataset.labels, codes, tuple(sorted(found)) if len(found) <= numbers else ())
+    count = len(dataset.labels.numbers) - 1
+    if dataset.codes is not None:
+        known = {tuple(map(float, text.split(","))): number for text, number in dataset.codes.items()}
+        if 0 not in known.values():
+            known = {(0.0,) * len(next(iter(known))): 0, **known}
+        return Meaning(dataset.labels, known | _greys(known), {}, {})
+    found = {code for case in cases if case.mask for code in case.mask.codes}
+    levels = _levels(count)
+    seen = {levels[code] for code in found if code in levels}
+    colours = sorted(code for code in found if len(code) > 1 and any(code))
+    numbers = {(0.0,) * 3: 0, **{code: number for number, code in enumerate(colours, 1)}}
+    return Meaning(
+        dataset.labels,
+        {(float(number),): number for number in dataset.labels.numbers},
+        levels if len(seen | {0}) == count + 1 else {},
+        numbers | _greys(numbers) if colours and len(colours) == count else {},
+    )
 
 
 def reading(mask: FileFacts, meant: Meaning) -> Reading:
     """Say how the codes of a mask become label numbers, and what is wrong with them."""
-    codes, known = mask.codes, meant.labels.numbers
-    if meant.codes and all(code in meant.codes for code in codes):
-        return Reading(None, meant.codes)
-    if any(len(code) > 1 for code in codes):
-        return _colours(mask, meant)
-    if all(code[0] in known for code in codes):
-        kind: Kind | None = "float mask" if mask.dtype.startswith("float") else None
-        return Reading(kind, {code: int(code[0]) for code in codes})
-    if any(code[0] != round(code[0]) for code in codes):
+    codes = mask.codes
+    if all(code in meant.known for code in codes):
+        return Reading("float mask" if mask.dtype.startswith("float") else None, meant.known)
+    if any(value != round(value) for code in codes for value in code):
         return _fractions(mask, meant)
-    levels = _levels(len(known) - 1)
-    if all(code in levels for code in codes):
-        values = _listed([f"{code[0]:g}" for code in codes])
-        return Reading("0/255 mask", levels, f"the mask holds {values}; declared are {meant.declared}")
-    if _noisy(mask):
-        return _noise(mask, meant)
+    return _noise(mask, meant) if _noisy(mask, meant) else _foreign(mask, meant)
+
+
+def _foreign(mask: FileFacts, meant: Meaning) -> Reading:
+    codes = mask.codes
+    if all(code in meant.levels for code in codes):
+        message = f"the mask holds {_listed([shown(code) for code in codes])}; declared are {meant.declared}"
+        return Reading("0/255 mask", meant.levels, message)
+    if any(len(code) > 1 for code in codes) or all(code in meant.colours for code in codes):
+        return _colours(mask, meant)
     return _undeclared(mask, meant)
 
 
@@ -133,7 +154,7 @@ def occurrences(cases: Sequence[CaseFacts], meant: Meaning) -> Iterator[Finding]
                 severity="warning",
                 kind="label never occurs",
                 case="",
-                message=f"label {name} ({_listed([str(n) for n in group])}) occurs in none of {understood} training masks",
+                message=f"label {name} ({'+'.join(map(str, group))}) occurs in none of {understood} training masks",
                 remedy="take it out of dataset.json, or add cases that show it: a network cannot learn it from these",
             )
 
@@ -149,8 +170,7 @@ def intensities(cases: Sequence[CaseFacts]) -> Iterator[Finding]:
                     kind="not finite",
                     case=case.case.id,
                     message=f"{facts.not_finite} voxels of the {what} {facts.path.name} are NaN or infinite",
-                    remedy="find out where they come from; "
-                    + ("export the mask again" if what == "mask" else "`--repair` puts the smallest value in their place"),
+                    remedy="export the mask again" if what == "mask" else _FILL,
                 )
         for channel in case.constant:
             ranges = [pair for facts in case.images for pair in facts.ranges]
@@ -170,68 +190,86 @@ def is_empty(mask: FileFacts, read: Reading) -> bool:
     return not any(read.numbers.get(code, 0) for code in mask.codes)
 
 
+def shown(code: Code) -> str:
+    """Return a stored value or colour as text."""
+    return f"{code[0]:g}" if len(code) == 1 else f"({', '.join(f'{value:g}' for value in code)})"
+
+
 def _levels(labels: int) -> dict[Code, int]:
     """Return grey levels that spread label numbers evenly from black to white, rounded either way."""
     levels: dict[Code, int] = {}
     for number in range(labels + 1):
         exact = _WHITE * number / labels
-        levels |= {(float(int(exact)),): number, (float(int(exact + 0.999)),): number}
+        levels |= {(float(math.floor(exact)),): number, (float(math.ceil(exact)),): number}
     return levels
+
+
+def _greys(colours: Mapping[Code, int]) -> dict[Code, int]:
+    """Return the colours that are grey as single values: a mask that holds no other is read as grey."""
+    return {code[:1]: number for code, number in colours.items() if len(code) > 1 and len(set(code)) == 1}
 
 
 def _colours(mask: FileFacts, meant: Meaning) -> Reading:
     found = [code for code in mask.codes if any(code)]
-    shown = _listed([str(tuple(map(int, code))) for code in found])
-    if meant.colours and all(code in meant.colours for code in found):
-        numbers = {code: number for number, code in enumerate(meant.colours, 1)}
-        numbers |= {(0.0,) * len(code): 0 for code in meant.colours}
-        told = ", ".join(f"{tuple(map(int, code))} is {numbers[code]}" for code in meant.colours)
-        return Reading(
-            "colour mask", numbers, f"the mask holds the colours {shown}; declared are {meant.declared}, so {told}"
-        )
-    labels = len(meant.labels.numbers) - 1
-    return Reading(
-        "colour mask",
-        None,
-        f"the mask holds {len(found)} colours besides black ({shown}); declared are {labels} labels ({meant.declared})",
-    )
+    holds = f"the mask holds {len(found)} colours besides black ({_listed([shown(code) for code in found])})"
+    if all(code in meant.colours for code in mask.codes):
+        told = ", ".join(f"{shown(code)} is {n}" for code, n in meant.colours.items() if n and len(code) > 1)
+        return Reading("colour mask", meant.colours, f"{holds}; declared are {meant.declared}, in this order: {told}")
+    return Reading("colour mask", None, f"{holds}; declared are {meant.declared}")
 
 
 def _fractions(mask: FileFacts, meant: Meaning) -> Reading:
-    broken = [f"{code[0]:g}" for code in mask.codes if code[0] != round(code[0])]
+    broken = [shown(code) for code in mask.codes if code[0] != round(code[0])]
     message = f"the mask holds {len(broken)} values that are no whole numbers ({_listed(broken)})"
-    numbers = {code: round(code[0]) for code in mask.codes}
-    close = all(abs(code[0] - number) <= _ROUNDING for code, number in numbers.items())
-    if close and set(numbers.values()) <= set(meant.labels.numbers):
+    whole = {code: (float(round(code[0])),) for code in mask.codes}
+    close = all(len(code) == 1 and abs(code[0] - number[0]) <= _ROUNDING for code, number in whole.items())
+    if close and all(number in meant.known for number in whole.values()):
+        numbers = {code: meant.known[number] for code, number in whole.items()}
         return Reading("fractional mask", numbers, f"{message}, close to the declared {meant.declared}")
     return Reading("fractional mask", None, f"{message}; declared are {meant.declared}")
 
 
-def _noisy(mask: FileFacts) -> bool:
-    near = sum(count for (value, *_), count in mask.codes.items() if value <= _NEAR or value >= _WHITE - _NEAR)
-    highest, lowest = max(mask.codes)[0], min(mask.codes)[0]
-    inside = 0 <= lowest <= _NEAR and _WHITE - _NEAR <= highest <= _WHITE
-    return inside and len(mask.codes) > 2 and near >= _NEARLY_ALL * sum(mask.codes.values())
+def _noisy(mask: FileFacts, meant: Meaning) -> bool:
+    """Tell whether most voxels are close to black, white or a declared colour, and many are not quite there."""
+    colours = [code for code in meant.known if len(code) > 1]
+    if any(len(code) > 1 for code in mask.codes) and not colours:
+        return False
+    aims = np.array(colours or [(0.0,), (float(_WHITE),)])
+    found = np.array([code * aims.shape[1] if len(code) == 1 else code for code in mask.codes])
+    far = np.abs(found[:, None] - aims[None]).max(axis=2)
+    counts = np.array(list(mask.codes.values()))
+    near = counts[far.min(axis=1) <= _NEAR].sum()
+    reaches = {int(aim) for aim in far.argmin(axis=1)[far.min(axis=1) <= _NEAR]}
+    inside = found.min() >= 0 and found.max() <= _WHITE
+    return bool(inside and len(found) > 2 and len(reaches) > 1 and near >= _NEARLY_ALL * counts.sum())
 
 
 def _noise(mask: FileFacts, meant: Meaning) -> Reading:
+    colours = [code for code in meant.known if len(code) > 1]
+    ends = "0 and 255" if not colours else "the declared colours"
     message = (
-        f"the mask holds {len(mask.codes)} values, nearly all close to 0 and 255, as JPEG compression leaves them; "
+        f"the mask holds {len(mask.codes)} values, nearly all close to {ends}, as JPEG compression leaves them; "
         f"declared are {meant.declared}"
     )
     # Between black and white, the noise of several labels passes through the levels of the others.
-    if len(meant.labels.numbers) != 2:
+    if not colours and len(meant.labels.numbers) != 2:
         return Reading("noisy mask", None, message)
-    return Reading("noisy mask", {code: int(code[0] > _WHITE / 2) for code in mask.codes}, message)
+    if not colours:
+        return Reading("noisy mask", {code: int(code[0] > _WHITE / 2) for code in mask.codes}, message)
+    nearest = {code: min(colours, key=lambda colour: math.dist(colour, _rgb(code))) for code in mask.codes}
+    return Reading("noisy mask", {code: meant.known[colour] for code, colour in nearest.items()}, message)
+
+
+def _rgb(code: Code) -> Code:
+    return code * 3 if len(code) == 1 else code
 
 
 def _undeclared(mask: FileFacts, meant: Meaning) -> Reading:
-    unknown = {code[0]: count for code, count in mask.codes.items() if code[0] not in meant.labels.numbers}
-    voxels = sum(unknown.values())
+    unknown = {code: count for code, count in mask.codes.items() if code not in meant.known}
     return Reading(
         "undeclared label",
         None,
-        f"the mask holds the label numbers {_listed([f'{value:g}' for value in unknown])} in {voxels} voxels; "
+        f"the mask holds {_listed([shown(code) for code in unknown])} in {sum(unknown.values())} voxels; "
         f"declared are {meant.declared}",
     )
 

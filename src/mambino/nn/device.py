@@ -20,3 +20,10 @@ def choose_device(name: Device) -> torch.device:
             hint="choose --device cpu, or see what there is: mambino doctor",
         )
     return torch.device(name)
+
+
+def processor_has_bf16() -> bool:
+    """Tell whether this processor multiplies bfloat16 numbers itself (AVX512-BF16 or AMX)."""
+    # These are the only names torch offers for it; a version without them is taken as "no".
+    known = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(bool(getattr(torch.cpu, name)()) for name in known if hasattr(torch.cpu, name))

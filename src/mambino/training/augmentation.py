@@ -121,14 +121,11 @@ def spatial_matrix(turn: Turn | None, spacing: Sequence[float], generator: Gener
     return matrix * size[None, :] / size[:, None]
 
 
-def reach(matrix: Float[Tensor, "d d"], size: Sequence[int]) -> tuple[int, ...]:
-    """Return the size of the box that must be read to fill a turned patch of `size` voxels, with one to spare."""
+def margins(matrix: Float[Tensor, "d d"], size: Sequence[int]) -> tuple[int, ...]:
+    """Return how many voxels more, on each side, must be read to fill a turned patch of `size` (negative: fewer)."""
     half = (torch.tensor(size, dtype=torch.float64) - 1) / 2
-    extent = matrix.abs() @ half
-    moved = (matrix - torch.eye(len(size), dtype=torch.float64)).abs().sum(1) > 1e-9
-    return tuple(
-        int(2 * torch.ceil(e + 0.5).item()) + 1 if m else s for e, m, s in zip(extent, moved, size, strict=True)
-    )
+    missing = matrix.abs() @ half - half
+    return tuple(torch.ceil(missing - 1e-9).int().tolist())
 
 
 def warp(
@@ -208,5 +205,5 @@ def _rotation(dim: int, one: int, other: int, angle: float) -> Float[Tensor, "d 
 def _zoom(turn: Turn, generator: Generator) -> float:
     """Draw a scale; growing and shrinking are equally likely, as in batchgenerators."""
     if below(0.5, generator):
-        return uniform(generator, turn.smallest, 1)
-    return uniform(generator, 1, turn.largest)
+        return uniform(generator, turn.smallest, 1.0)
+    return uniform(generator, 1.0, turn.largest)

@@ -28,13 +28,13 @@ def below(probability: float, generator: Generator) -> bool:
 
 def noise(image: Patch, generator: Generator) -> Patch:
     """Add Gaussian noise with a deviation of up to 0.1."""
-    deviation = uniform(generator, 0, 0.1)
+    deviation = uniform(generator, 0.0, 0.1)
     return torch.randn(image.shape, generator=generator).mul_(deviation).add_(image)
 
 
 def blur(image: Patch, generator: Generator) -> Patch:
     """Blur about half of the channels with a Gaussian of 0.5 to 1 voxels."""
-    return _some_channels(image, generator, lambda x: _blurred(x, uniform(generator, 0.5, 1)))
+    return _some_channels(image, generator, lambda x: _blurred(x, uniform(generator, 0.5, 1.0)))
 
 
 def brightness(image: Patch, generator: Generator) -> Patch:
@@ -54,7 +54,7 @@ def contrast(image: Patch, generator: Generator) -> Patch:
 
 def low_resolution(image: Patch, generator: Generator) -> Patch:
     """Sample about half of the channels down to 0.5 to 1 of their size and back."""
-    return _some_channels(image, generator, lambda x: _coarsened(x, uniform(generator, 0.5, 1)))
+    return _some_channels(image, generator, lambda x: _coarsened(x, uniform(generator, 0.5, 1.0)))
 
 
 def gamma(image: Patch, generator: Generator) -> Patch:
@@ -94,12 +94,11 @@ def _blurred(channel: Float[Tensor, "*s"], sigma: float) -> Float[Tensor, "*s"]:
     """Convolve along one axis after the other; voxels beyond the border repeat the last one."""
     radius = ceil(3 * sigma)
     weights = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / sigma) ** 2)
-    weights = (weights / weights.sum()).tolist()
     for axis, size in enumerate(channel.shape):
         index = torch.arange(-radius, size + radius).clamp(0, size - 1)
         wide = channel.index_select(axis, index)
         total = torch.zeros_like(channel)
-        for shift, weight in enumerate(weights):
+        for shift, weight in enumerate((weights / weights.sum()).tolist()):
             total.add_(wide.narrow(axis, shift, size), alpha=weight)
         channel = total
     return channel
@@ -114,7 +113,7 @@ def _coarsened(channel: Float[Tensor, "*s"], factor: float) -> Float[Tensor, "*s
 
 def _exponent(generator: Generator) -> float:
     """Draw an exponent; below and above 1 are equally likely."""
-    return uniform(generator, 0.7, 1) if below(0.5, generator) else uniform(generator, 1, 1.5)
+    return uniform(generator, 0.7, 1.0) if below(0.5, generator) else uniform(generator, 1.0, 1.5)
 
 
 def _bent(channel: Float[Tensor, "*s"], exponent: float) -> Float[Tensor, "*s"]:

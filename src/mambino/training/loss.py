@@ -76,9 +76,7 @@ def deep_dice_ce(
     return dice, entropy
 
 
-def _dice(
-    probability: Float[Tensor, "b k *s"], truth: Float[Tensor, "b k *s"], known: Tensor
-) -> Float[Tensor, ""]:
+def _dice(probability: Float[Tensor, "b k *s"], truth: Float[Tensor, "b k *s"], known: Tensor) -> Float[Tensor, ""]:
     axes = [0, *range(2, truth.ndim)]
     probability = probability * known[:, None]
     truth = truth * known[:, None]

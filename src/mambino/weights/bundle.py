@@ -17,6 +17,7 @@ from mambino.core.plan import Config
 from mambino.core.provenance import Provenance
 from mambino.core.records import dump, parse, record, replacing
 from mambino.errors import WeightsError
+from mambino.models import build
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -55,6 +56,7 @@ class BundleHeader:
     Attributes:
         format: version of this record.
         config, labels, channels, provenance, temperature: of the `Bundle`.
+        parameters: of the network, shared ones once.
         sha256: of this header without the sum, and of all tensors.
     """
 
@@ -64,7 +66,15 @@ class BundleHeader:
     channels: tuple[str, ...]
     provenance: Provenance
     temperature: float = 1.0
+    parameters: int = 0
     sha256: str = ""
+
+
+@dataclass(frozen=True)
+class _Version:
+    """What every format of the header has in common."""
+
+    format: int
 
 
 def save(bundle: Bundle, path: Path) -> Path:
@@ -83,6 +93,7 @@ def save(bundle: Bundle, path: Path) -> Path:
         channels=bundle.channels,
         provenance=bundle.provenance,
         temperature=bundle.temperature,
+        parameters=sum(parameter.numel() for parameter in bundle.network.parameters()),
     )
     text = dump(header, indent=None)
     signed = replace(header, sha256=_sum(text, ((name, _bytes(tensors[name])) for name in sorted(tensors))))
@@ -102,6 +113,9 @@ def header(path: Path) -> BundleHeader:
     return _described(_table(path), path)
 
 
+info = header  # the verb of that name
+
+
 def load(path: Path, device: str = "cpu") -> Bundle:
     """Build the network of a bundle and fill it: every tensor is used, every parameter is filled.
 
@@ -109,16 +123,19 @@ def load(path: Path, device: str = "cpu") -> Bundle:
         WeightsError: the file is no bundle, is damaged, or does not fit the network it names.
         OptionError: this version does not know the network, or not with these options.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load as deserialise
-
-    from mambino.models import build
 
     table = _table(path)
     described = _described(table, path)
     content = path.read_bytes()
+    try:
+        tensors = deserialise(content)
+    except SafetensorError as error:
+        raise WeightsError(f"{path} is damaged or cut short: {error}", hint="fetch or copy it again") from None
     _check_sum(content, table, described, path)
     network = build(described.config.network)
-    _fill(network, deserialise(content), path, described.config.network.name)
+    _fill(network, tensors, path, described.config.network.name)
     return Bundle(
         network=network.to(device).eval(),
         config=described.config,
@@ -165,14 +182,14 @@ def _table(path: Path) -> dict[str, Any]:
 
 
 def _described(table: Mapping[str, Any], path: Path) -> BundleHeader:
-    text = table.get("__metadata__", {}).get(_KEY)
+    text = (table.get("__metadata__") or {}).get(_KEY)
     if text is None:
         raise WeightsError(
             f"{path} holds {len(table) - ('__metadata__' in table)} tensors, but not the entry {_KEY!r} that says "
             "which network they belong to and how images are prepared for it",
             hint=f"if the weights are of a known network, convert them: mambino convert {path}",
         )
-    version = json.loads(text).get("format")
+    version = parse(_Version, text, str(path)).format
     if version != FORMAT:
         raise WeightsError(
             f"{path} is a bundle of format {version}, but this version of mambino reads format {FORMAT}",

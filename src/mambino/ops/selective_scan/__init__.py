@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mambino.errors import ShapeError
-from mambino.ops.selective_scan.reference import selective_scan_reference
+from mambino.ops.selective_scan.chunked import ChunkedScan
 
 
 def selective_scan(
@@ -28,7 +28,9 @@ def selective_scan(
         step = step + delta_bias.to(wide)[:, None]
     if softplus:
         step = F.softplus(step)
-    y, last = selective_scan_reference(u.to(wide), step, A, B, C, state=state)
+    if state is None:
+        state = step.new_zeros(*u.shape[:2], A.shape[1])
+    y, last = ChunkedScan.apply(u.to(wide), step, A.to(wide), B.to(wide), C.to(wide), state.to(wide))
     if D is not None:
         y = y + D.to(wide)[:, None] * u.to(wide)
     if z is not None:

@@ -1,0 +1,174 @@
+"""What an evaluation found: one row a case and a label, and a summary of each label."""
+
+from typing import Literal
+
+from mambino.core.records import record
+
+Found = Literal["both", "missed", "invented", "neither"]
+"""Who has the structure: prediction and truth, the truth alone, the prediction alone, nobody."""
+
+
+@record
+class Score:
+    """How one structure of one case was segmented.
+
+    Attributes:
+        case, label: which.
+        found: "neither" leaves every score None, "not applicable"; "missed" and "invented" are Dice 0, NSD 0
+            and an infinite distance.
+        dice, iou, sensitivity, precision, specificity: shares, 0 to 1; None where the denominator is 0.
+        hd95: 95th percentile of the Hausdorff distance (`unit`); None where it is infinite or not applicable.
+        hd95_diagonal: the same, with the diagonal of the image in place of infinity (`unit`).
+        nsd: share of both surfaces within the report's tolerance of the other.
+        truth_size, predicted_size: of the structure (`size_unit`).
+        unit: of distances; "pixel" where the image has no spacing.
+        size_unit: ml of a volume, mm² of a picture, pixels where the image has no spacing.
+    """
+
+    case: str
+    label: str
+    found: Found
+    dice: float | None = None
+    iou: float | None = None
+    sensitivity: float | None = None
+    precision: float | None = None
+    specificity: float | None = None
+    hd95: float | None = None
+    hd95_diagonal: float | None = None
+    nsd: float | None = None
+    truth_size: float = 0.0
+    predicted_size: float = 0.0
+    unit: Literal["mm", "pixel"] = "mm"
+    size_unit: Literal["ml", "mm²", "pixels"] = "ml"
+
+
+@record
+class Statistic:
+    """One number a case, summed up.
+
+    Attributes:
+        cases: how many have the number.
+        mean, median, std: of them; None without a case, `std` with fewer than two.
+        low, high: 95 % interval of the mean; None with fewer than two cases.
+    """
+
+    cases: int
+    mean: float | None = None
+    median: float | None = None
+    std: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+@record
+class Summary:
+    """One label over all cases, or the mean of all labels in each case.
+
+    Attributes:
+        label: its name, or "all labels".
+        cases: compared, those included where the label does not apply.
+        not_applicable: cases in which neither mask has the label; they are in no mean.
+        missed: cases in which only the truth has it.
+        invented: cases in which only the prediction has it.
+        metrics: by name: dice, iou, sensitivity, precision, specificity, hd95 (finite ones), hd95_diagonal, nsd.
+    """
+
+    label: str
+    cases: int
+    not_applicable: int = 0
+    missed: int = 0
+    invented: int = 0
+    metrics: dict[str, Statistic]
+
+    @property
+    def dice(self) -> float | None:
+        """Mean Dice."""
+        return self.metrics["dice"].mean
+
+    @property
+    def dice_median(self) -> float | None:
+        """Median Dice."""
+        return self.metrics["dice"].median
+
+    @property
+    def dice_low(self) -> float | None:
+        """Lower end of the 95 % interval of the mean Dice."""
+        return self.metrics["dice"].low
+
+    @property
+    def dice_high(self) -> float | None:
+        """Upper end of the 95 % interval of the mean Dice."""
+        return self.metrics["dice"].high
+
+    @property
+    def iou(self) -> float | None:
+        """Mean IoU."""
+        return self.metrics["iou"].mean
+
+    @property
+    def hd95(self) -> float | None:
+        """Mean of the finite 95 % Hausdorff distances."""
+        return self.metrics["hd95"].mean
+
+    @property
+    def nsd(self) -> float | None:
+        """Mean normalised surface distance."""
+        return self.metrics["nsd"].mean
+
+
+@record
+class Model:
+    """What made the predictions, as `predict.json` beside them says.
+
+    Attributes:
+        bundles: sha256 of each file of weights.
+        options: of `predict`, as text.
+    """
+
+    bundles: tuple[str, ...] = ()
+    options: dict[str, str]
+
+
+@record
+class Report:
+    """The comparison of two folders of masks. Holds names of cases and no paths.
+
+    Attributes:
+        format: version of this record.
+        dataset: name of the data set, where it is known.
+        model: what made the predictions, where it is known.
+        surface: what counts as a surface, "voxel" or "surfel".
+        tolerance: of the normalised surface distance (`unit`).
+        unit: of distances, "mm" or "pixel", or both where cases differ.
+        scores: one a case and label.
+        summary: one a label in the order of the labels, then all labels together where there are several.
+        missing: cases with a truth and without a prediction; they are in no mean.
+        extra: predictions without a truth.
+        notes: what a reader must know besides.
+        definitions: of each number, as a sentence.
+        versions: of the software.
+    """
+
+    format: int = 1
+    dataset: str = ""
+    model: Model | None = None
+    surface: Literal["voxel", "surfel"]
+    tolerance: float
+    unit: str
+    scores: tuple[Score, ...]
+    summary: tuple[Summary, ...]
+    missing: tuple[str, ...] = ()
+    extra: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    definitions: dict[str, str]
+    versions: dict[str, str]
+
+    @property
+    def cases(self) -> tuple[str, ...]:
+        """The cases compared, in order."""
+        return tuple(dict.fromkeys(score.case for score in self.scores))
+
+    @property
+    def dice(self) -> float | None:
+        """Mean Dice: of all labels in each case, then of all cases."""
+        return self.summary[-1].dice

@@ -1,0 +1,198 @@
+"""Images to masks: predict()."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mambino.core.dataset import Case
+from mambino.core.image import Segmentation
+from mambino.core.machine import cores
+from mambino.core.options import PredictOptions, Progress, silent
+from mambino.core.provenance import versions
+from mambino.core.records import checked, replacing, write
+from mambino.errors import Error, OptionError
+from mambino.imageio import SUFFIXES, mask_suffix, suffix, write_labels, write_scores
+from mambino.imageio.folders import find_images, read_case_images
+from mambino.inference.ensemble import common_header, logits
+from mambino.inference.ledger import (
+    NAME,
+    Entry,
+    Predictions,
+    digest_of,
+    entries_in,
+    failure,
+    image_digest,
+    merged,
+    settled,
+)
+from mambino.nn.device import choose_device
+from mambino.ops.windows import Slab
+from mambino.preprocessing.case import prepare, restore, restore_scores
+from mambino.weights.bundle import Bundle, digest, load
+
+
+def predict(
+    bundles: Path | Sequence[Path],
+    inputs: Path | Sequence[Path],
+    output: Path | None = None,
+    options: PredictOptions = PredictOptions(),
+    *,
+    progress: Progress = silent,
+) -> Predictions:
+    """Segment images: one mask an image, on exactly its grid.
+
+    Masks are named after their cases (`<case>.nii.gz` for volumes, `<case>.png` for pictures) and lie in
+    `output`; `predict.json` beside them says how each was made and is brought up to date after each, so
+    that a run that was stopped goes on where it was. A mask that the same bundles with the same options
+    have made from the same image is kept. Any other mask is left alone unless `options.overwrite`.
+    With `options.probabilities`, class probabilities are written to `output`/probabilities.
+
+    A bad image does not stop the others: its entry has the status "failed" and says why.
+
+    Args:
+        bundles: one, or several whose logits are averaged.
+        inputs: image files, or folders of images; channel files (`_0000`, ...) belong together.
+        output: folder for the masks; "predictions" in the current folder if None, for one image too.
+        options: see `PredictOptions`.
+        progress: called before each case and at the end.
+
+    Returns:
+        The entries of this run, in the order of the cases; files are paths that can be opened from here.
+
+    Raises:
+        OptionError: bundles that do not belong together, an output that is no folder, a missing device.
+        WeightsError: a bundle cannot be used.
+        DataError: there is no image among the inputs.
+        FileFormatError: the output folder cannot be written to, or the disk is full.
+    """
+    options = checked(options)
+    files, folder, device = _paths(bundles), _folder(output), choose_device(options.device)
+    header = common_header(files)
+    cases = find_images(_paths(inputs), len(header.channels))
+    masks = _masks(cases, folder)
+    before = entries_in(folder)
+    now = Predictions(bundles=tuple(map(digest, files)), options=options, versions=versions())
+    entries = _settled(cases, masks, before, now)
+
+    def keep_record(*new: Entry) -> None:
+        entries.update({entry.case: entry for entry in new})
+        write(merged(replace(now, entries=tuple(entries.values())), before), folder / NAME)
+
+    # Written before the network runs, it tells at once whether the folder can be written to.
+    keep_record()
+    todo = [case for case in cases if case.id not in entries]
+    with _threads(options.threads):
+        ensemble = tuple(load(path, str(device)) for path in files) if todo else ()
+        for case in todo:
+            progress(len(entries), len(cases), case.id)
+            begin = time.perf_counter()
+            try:
+                result = _segment(case, ensemble, options, device)
+            except Error as error:
+                keep_record(failure(case, error, before.get(case.id)))
+            else:
+                _save(result, case, masks[case.id], begin, now, keep_record)
+    progress(len(cases), len(cases), "")
+    return replace(now, entries=tuple(_from_here(entries[case.id], folder) for case in cases))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Result:
+    """What the network says of one image; scores [k, *s] where they are asked for."""
+
+    segmentation: Segmentation
+    scores: NDArray[np.float32] | None
+
+
+def _segment(case: Case, ensemble: Sequence[Bundle], options: PredictOptions, device: torch.device) -> _Result:
+    config, labels = ensemble[0].config, ensemble[0].labels
+    prepared = prepare(read_case_images(case, len(ensemble[0].channels)), config)
+    slabs: Iterable[Slab] = logits(ensemble, prepared.array, options, device)
+    scores = None
+    if options.probabilities:
+        slabs = tuple(slabs)
+        scores = restore_scores(slabs, prepared, labels, config)
+    return _Result(restore(slabs, prepared, labels, config), scores)
+
+
+def _save(
+    result: _Result, case: Case, mask: Path, begin: float, now: Predictions, keep_record: Callable[[Entry], None]
+) -> None:
+    """Write the mask of a case. A full disk ends the run, since the next case would meet it too."""
+    if result.scores is not None:
+        write_scores(_scores_path(mask), result.scores, result.segmentation.grid, like=case.images[0])
+    # Recorded just before it gets its name: a run killed in between makes it again, and never disowns it.
+    with replacing(mask) as part:
+        write_labels(part, result.segmentation, like=case.images[0])
+        entry = Entry(
+            case=case.id,
+            status="made",
+            file=Path(mask.name),
+            seconds=round(time.perf_counter() - begin, 3),
+            sha256=digest_of([part]),
+            image=image_digest(case),
+            made_by=now.made_by,
+        )
+        keep_record(entry)
+
+
+def _settled(
+    cases: Sequence[Case], masks: dict[str, Path], before: dict[str, Entry], now: Predictions
+) -> dict[str, Entry]:
+    """Return the entries of the cases whose masks stay as they are."""
+    found = {case.id: settled(case, masks[case.id], before.get(case.id), now.made_by) for case in cases}
+    return {name: entry for name, entry in found.items() if entry and not _again(entry, masks[name], now.options)}
+
+
+def _again(entry: Entry, mask: Path, options: PredictOptions) -> bool:
+    """Tell whether a mask that is there is to be made again."""
+    if entry.status == "untouched":
+        return options.overwrite
+    return options.probabilities and not _scores_path(mask).exists()
+
+
+def _masks(cases: Sequence[Case], folder: Path) -> dict[str, Path]:
+    """Return where the mask of each case goes, never over an image."""
+    masks = {case.id: folder / (case.id + mask_suffix(case.images[0])) for case in cases}
+    images = {path.resolve() for case in cases for path in case.images}
+    for mask in masks.values():
+        if mask.resolve() in images:
+            raise OptionError(f"the mask {mask} would replace its own image", hint="choose another output folder: -o")
+    return masks
+
+
+def _scores_path(mask: Path) -> Path:
+    name = mask.name if mask.name.endswith(".nii.gz") else f"{mask.stem}.npz"
+    return mask.parent / "probabilities" / name
+
+
+def _folder(output: Path | None) -> Path:
+    folder = Path("predictions") if output is None else Path(output)
+    if folder.is_file() or (suffix(folder) in SUFFIXES and not folder.is_dir()):
+        raise OptionError(f"the output must be a folder, got the file name {folder}", hint="leave the file name out")
+    return folder
+
+
+def _paths(given: Path | Sequence[Path]) -> tuple[Path, ...]:
+    return (Path(given),) if isinstance(given, str | Path) else tuple(map(Path, given))
+
+
+def _from_here(entry: Entry, folder: Path) -> Entry:
+    return replace(entry, file=folder / entry.file) if entry.file else entry
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Give torch so many threads inside the block; 0: one a core that this process may use."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or cores())
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

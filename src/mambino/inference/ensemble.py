@@ -1,0 +1,63 @@
+"""Several bundles that look at an image in the same way, as one network."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mambino.core.options import PredictOptions
+from mambino.errors import OptionError
+from mambino.inference.sliding import sliding
+from mambino.ops.windows import Slab
+from mambino.weights.bundle import Bundle, BundleHeader, header
+
+_VIEW = ("dim", "spacing", "orientation", "slice_axis", "crop", "normalise", "resample", "patch")
+
+
+def common_header(paths: Sequence[Path]) -> BundleHeader:
+    """Return what bundles say of themselves, the first one's words where they may differ.
+
+    Networks and training may differ. How images are prepared, patch, labels and channels may not.
+
+    Raises:
+        OptionError: there is no bundle, or they differ; names the field and both values.
+        WeightsError: a file is no bundle.
+    """
+    if not paths:
+        raise OptionError("predicting needs at least one bundle, got none", hint="name a .safetensors file")
+    first, *others = headers = [header(path) for path in paths]
+    for path, other in zip(paths[1:], others, strict=True):
+        for field in ("labels", "channels"):
+            _check_equal(field, getattr(first, field), getattr(other, field), (paths[0], path))
+        for field in _VIEW:
+            _check_equal(field, getattr(first.config, field), getattr(other.config, field), (paths[0], path))
+    return headers[0]
+
+
+def logits(
+    bundles: Sequence[Bundle], array: NDArray[np.float32], options: PredictOptions, device: torch.device
+) -> Iterator[Slab]:
+    """Yield the mean logits of all bundles, slab by slab, each divided by its bundle's temperature first.
+
+    Args:
+        bundles: with equal patches, on `device`.
+        array: [c, *s] as `prepare` makes it.
+        options: of the windows.
+        device: where the networks are.
+    """
+    runs = [sliding(bundle.network, array, bundle.config, options, device) for bundle in bundles]
+    for slabs in zip(*runs, strict=True):
+        total = np.zeros_like(slabs[0].scores)
+        for slab, bundle in zip(slabs, bundles, strict=True):
+            total += slab.scores / np.float32(bundle.temperature * len(bundles))
+        yield Slab(slabs[0].start, total)
+
+
+def _check_equal(field: str, first: object, other: object, paths: tuple[Path, Path]) -> None:
+    if first != other:
+        raise OptionError(
+            f"the bundles do not belong together: {field} is {first} in {paths[0]} and {other} in {paths[1]}",
+            hint="average only bundles of one plan, such as its folds",
+        )

@@ -1,0 +1,137 @@
+"""What was predicted, how, and what may be left as it is: predict.json."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from mambino.core.dataset import Case
+from mambino.core.options import PredictOptions
+from mambino.core.records import read, record
+from mambino.errors import Error, FileFormatError
+
+NAME = "predict.json"
+
+
+@record
+class Entry:
+    """What became of one case.
+
+    Attributes:
+        case: its name.
+        status: "made": now; "kept": made earlier by the same bundles with the same options from the same
+            image; "untouched": there is a mask that is not ours to replace; "failed": see message.
+        file: the mask, in the folder of this record; None where there is none.
+        seconds: that making it took (s).
+        message: why it failed or was left alone.
+        sha256: of the mask.
+        image: sha256 of the image files it was made from.
+        made_by: sha256 of the bundles and options it was made with.
+    """
+
+    case: str
+    status: Literal["made", "kept", "failed", "untouched"]
+    file: Path | None = None
+    seconds: float = 0.0
+    message: str = ""
+    sha256: str = ""
+    image: str = ""
+    made_by: str = ""
+
+
+@record
+class Predictions:
+    """The masks of a folder and how they were made.
+
+    Attributes:
+        format: version of this record.
+        bundles: sha256 of the bundles last used; several are averaged.
+        options: last used.
+        versions: of the software last used.
+        entries: one a case.
+    """
+
+    format: int = 1
+    bundles: tuple[str, ...]
+    options: PredictOptions
+    versions: dict[str, str]
+    entries: tuple[Entry, ...] = ()
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        """Names of the cases that have no mask because something is wrong with them."""
+        return tuple(entry.case for entry in self.entries if entry.status == "failed")
+
+    @property
+    def made_by(self) -> str:
+        """A digest of the bundles and of those options that change a mask."""
+        options = self.options
+        words = [*self.bundles, options.mirror, options.overlap, options.precision, options.probabilities]
+        return hashlib.sha256(repr(words).encode()).hexdigest()
+
+
+def entries_in(folder: Path) -> dict[str, Entry]:
+    """Return by case what a folder of masks holds already; nothing where it has no record.
+
+    Raises:
+        FileFormatError: there is a record, but it is damaged or of another version.
+    """
+    path = folder / NAME
+    if not path.exists():
+        return {}
+    try:
+        return {entry.case: entry for entry in read(Predictions, path).entries}
+    except FileFormatError as error:
+        raise FileFormatError(str(error), hint=f"remove {path}, or choose another output folder") from None
+
+
+def merged(now: Predictions, before: dict[str, Entry]) -> Predictions:
+    """Return the record of a folder: this run, and what earlier runs say of other cases."""
+    entries = {**before, **{entry.case: entry for entry in now.entries}}
+    return replace(now, entries=tuple(entries[case] for case in sorted(entries)))
+
+
+def settled(case: Case, mask: Path, before: Entry | None, made_by: str) -> Entry | None:
+    """Return the entry of a case whose mask stays as it is, None where it is to be made."""
+    if not mask.exists():
+        return None
+    if before is None or not before.sha256:
+        return Entry(case=case.id, status="untouched", file=Path(mask.name), message=_left("was not made by mambino"))
+    if before.sha256 != digest_of([mask]):
+        why = "was changed since it was made"
+    elif before.made_by != made_by:
+        why = "was made by another bundle or with other options"
+    elif before.image != image_digest(case):
+        why = "was made from another image of this name"
+    else:
+        return replace(before, status="kept", message="")
+    return replace(before, status="untouched", message=_left(why))
+
+
+def failure(case: Case, error: Error, before: Entry | None) -> Entry:
+    """Return the entry of a case that cannot be segmented; what is known of an older mask stays known."""
+    message = f"{error} ({error.hint})" if error.hint else str(error)
+    older = before or Entry(case=case.id, status="failed")
+    return replace(older, status="failed", message=message)
+
+
+def image_digest(case: Case) -> str:
+    """Return one sha256 over the image files of a case; empty where one cannot be read."""
+    try:
+        return digest_of(case.images)
+    except OSError:
+        return ""
+
+
+def digest_of(paths: Sequence[Path]) -> str:
+    """Return one sha256 over the content of files."""
+    total = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            total.update(hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()
+
+
+def _left(why: str) -> str:
+    return f"the mask there {why}; it stays as it is (--overwrite replaces it)"

@@ -1,0 +1,121 @@
+"""A network over a whole prepared image: windows, mirrored copies, slices of a volume."""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, combinations
+from math import ceil, prod
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mambino.core.options import PredictOptions
+from mambino.core.plan import Config
+from mambino.errors import WeightsError
+from mambino.ops.windows import Slab, blend
+
+_VOXELS = {"cpu": 1 << 18, "cuda": 1 << 22}  # that the network gets at once, where windows are smaller
+Forward = Callable[[Tensor], Tensor]
+
+
+def sliding(
+    network: nn.Module,
+    array: NDArray[np.float32],
+    config: Config,
+    options: PredictOptions,
+    device: torch.device,
+) -> Iterator[Slab]:
+    """Yield the logits of a prepared image, slab by slab along its first axis.
+
+    Logits are averaged over windows by Gaussian weights and, with `options.mirror`, over all mirrored
+    copies along `config.mirror`. A 2D network goes over a volume slice by slice along axis 0.
+
+    Args:
+        network: in eval mode, on `device`.
+        array: [c, *s] as `prepare` makes it; for 2D networks on volumes [c, slices, y, x].
+        config: of the bundle.
+        options: mirror, overlap and precision are used.
+        device: where the network is.
+
+    Yields:
+        Slabs with numpy arrays [k, rows, *rest] float32.
+
+    Raises:
+        WeightsError: the network gives values that are not finite.
+    """
+    forward = _precise(network, options, device)
+    if options.mirror:
+        forward = _mirrored(forward, config)
+    patch, overlap, batch = config.patch, (options.overlap,) * config.dim, _windows(config.patch, device)
+    if config.dim == 2 and config.slice_axis is not None:
+        patch, overlap = (_slices(array.shape[1], batch), *patch), (0.0, *overlap)
+        forward, batch = _slicewise(forward), max(1, batch // patch[0])
+    voxels = torch.from_numpy(np.ascontiguousarray(array, np.float32)).to(device)
+    for slab in blend(forward, voxels, patch, overlap, batch=batch):
+        scores = slab.scores.cpu().numpy()
+        if not np.isfinite(scores).all():
+            raise WeightsError(
+                f"the network {config.network.name} gives values that are not finite",
+                hint="choose --precision float32; if they stay, the weights are broken",
+            )
+        yield Slab(slab.start, scores)
+
+
+def _precise(network: nn.Module, options: PredictOptions, device: torch.device) -> Forward:
+    """Run the network without gradients; "auto" is bf16 on GPUs that have it, and float32 elsewhere."""
+    narrow = options.precision == "bf16" or (options.precision == "auto" and _has_bf16(device))
+
+    def forward(x: Float[Tensor, "b c *s"]) -> Float[Tensor, "b k *s"]:
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=narrow):
+            logits: Tensor = network(x)
+        return logits.float()
+
+    return forward
+
+
+def _has_bf16(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def _mirrored(forward: Forward, config: Config) -> Forward:
+    """Average over the input and its mirror images, each turned back; paired structures change places."""
+    flips = [*chain.from_iterable(combinations(config.mirror, n) for n in range(1, len(config.mirror) + 1))]
+    order = _swapped(config.network.out_channels, config.swap)
+
+    def average(x: Float[Tensor, "b c *s"]) -> Float[Tensor, "b k *s"]:
+        total = forward(x)
+        for axes in flips:
+            dims = [axis + 2 for axis in axes]
+            logits = forward(x.flip(dims)).flip(dims)
+            total = total + (logits[:, order] if config.swap_axis in axes else logits)
+        return total / (1 + len(flips))
+
+    return average
+
+
+def _swapped(channels: int, pairs: Sequence[tuple[int, int]]) -> list[int]:
+    """Return the order of output channels in which each pair has changed places."""
+    order = list(range(channels))
+    for first, second in pairs:
+        order[first], order[second] = second, first
+    return order
+
+
+def _slicewise(forward: Forward) -> Forward:
+    """Make a 2D network take blocks of slices, each slice by itself."""
+
+    def by_slices(x: Float[Tensor, "b c n y x"]) -> Float[Tensor, "b k n y x"]:
+        logits = forward(x.movedim(2, 1).flatten(0, 1))
+        return logits.reshape(len(x), x.shape[2], *logits.shape[1:]).movedim(1, 2)
+
+    return by_slices
+
+
+def _windows(patch: Sequence[int], device: torch.device) -> int:
+    return max(1, _VOXELS.get(device.type, _VOXELS["cpu"]) // prod(patch))
+
+
+def _slices(count: int, most: int) -> int:
+    """Return how many slices a block takes, at most `most`, so that blocks are of nearly one size."""
+    return ceil(count / ceil(count / most))

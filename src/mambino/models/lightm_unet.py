@@ -1,0 +1,224 @@
+"""LightM-UNet (arXiv 2403.05246), as released and as it was when the paper's figures were made.
+
+Follows MrBlankness/LightM-UNet (Apache-2.0), commits 6b72e27 and b484335.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mambino.errors import OptionError
+from mambino.models.shapes import check_sides
+from mambino.nn.conv import PixelShuffle, SeparableConv, initialise_pixel_shuffle
+from mambino.nn.dims import CONV, LINEAR, MAX_POOL, TRANSPOSED_CONV
+from mambino.nn.mamba import Mamba
+
+GROUPS = 8
+
+
+class LightMUNet(nn.Module):
+    """LightM-UNet as released after 29 March 2024: separable convolutions round a Mamba encoder.
+
+    Args:
+        dim: 2 or 3.
+        in_channels, out_channels: of images and logits.
+        width: channels at full resolution, a multiple of 8; doubled at each further stage.
+        blocks: residual Mamba blocks of each encoder stage, finest first.
+        decoder_blocks: residual blocks of each decoder stage, coarsest first.
+        upsample: "interpolate" is linear; "deconv" and "pixelshuffle" learn it.
+        dropout: share of channels dropped after the stem in training.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        in_channels: int,
+        out_channels: int,
+        width: int = 32,
+        blocks: tuple[int, ...] = (1, 2, 2, 4),
+        decoder_blocks: tuple[int, ...] = (1, 1, 1),
+        upsample: str = "interpolate",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        _check(width, blocks, decoder_blocks, upsample)
+        self.in_channels, self.divisor = in_channels, (2 ** (len(blocks) - 1),) * dim
+        self.stem = self._stem(dim, in_channels, width)
+        self.dropout = nn.Dropout(dropout)
+        self.stages = nn.ModuleList(_Stage(dim, width * 2**i, count, first=i == 0) for i, count in enumerate(blocks))
+        coarsest = len(blocks) - 1
+        self.ups = nn.ModuleList(
+            _Up(dim, width * 2 ** (coarsest - j), upsample) for j in range(len(decoder_blocks))
+        )
+        self.decoder = nn.ModuleList(
+            nn.Sequential(*(self._block(dim, width * 2 ** (coarsest - j - 1)) for _ in range(count)))
+            for j, count in enumerate(decoder_blocks)
+        )
+        self.norm = nn.GroupNorm(GROUPS, width)
+        self.head = self._head(dim, width, out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits [b k *s] of images [b c *s]."""
+        check_sides(x, self.in_channels, self.divisor)
+        x = self.dropout(self.stem(x))
+        skips = []
+        for stage in self.stages:
+            x = stage(x)
+            skips.append(x)
+        for up, blocks, skip in zip(self.ups, self.decoder, reversed(skips[:-1]), strict=True):
+            x = blocks(up(x) + skip)
+        logits: Tensor = self.head(F.relu(self.norm(x)))
+        return logits
+
+    def scales(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return the logits alone: the paper has no deep supervision."""
+        return (self(x),)
+
+    @staticmethod
+    def _stem(dim: int, in_channels: int, width: int) -> nn.Module:
+        return SeparableConv(dim, in_channels, width)
+
+    @staticmethod
+    def _block(dim: int, width: int) -> nn.Module:
+        return _ResUp(dim, width)
+
+    @staticmethod
+    def _head(dim: int, width: int, classes: int) -> nn.Module:
+        return SeparableConv(dim, width, classes, kernel=1, bias=True)
+
+
+class LightMUNetLegacy(LightMUNet):
+    """LightM-UNet before 29 March 2024, which the paper's counts describe: plain convolutions in stem, decoder, head."""
+
+    @staticmethod
+    def _stem(dim: int, in_channels: int, width: int) -> nn.Module:
+        return CONV[dim](in_channels, width, 3, padding=1, bias=False)
+
+    @staticmethod
+    def _block(dim: int, width: int) -> nn.Module:
+        return _ResConv(dim, width)
+
+    @staticmethod
+    def _head(dim: int, width: int, classes: int) -> nn.Module:
+        return CONV[dim](width, classes, 1)
+
+
+class RVM(nn.Module):
+    """Residual vision Mamba layer: the image read row by row as one sequence.
+
+    One normalisation serves twice, before Mamba and after the scaled residual, as in the original.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(in_channels)
+        self.mamba = Mamba(in_channels)
+        self.proj = nn.Linear(in_channels, out_channels)
+        self.skip_scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        space = x.shape[2:]
+        x = x.flatten(2)
+        mixed = self.mamba(self._normalised(x)) + self.skip_scale * x
+        y = self.proj.weight @ self._normalised(mixed) + self.proj.bias[:, None]
+        return y.unflatten(2, space)
+
+    def _normalised(self, x: Tensor) -> Tensor:
+        y: Tensor = self.norm(x.transpose(1, 2))
+        return y.transpose(1, 2)
+
+
+class ResMamba(nn.Module):
+    """Two normalised, rectified RVM layers and a residual connection."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.GroupNorm(GROUPS, width), nn.GroupNorm(GROUPS, width)
+        self.mix1, self.mix2 = RVM(width, width), RVM(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.mix1(F.relu(self.norm1(x)))
+        y = self.mix2(F.relu(self.norm2(y)))
+        result: Tensor = y + x
+        return result
+
+
+class _Stage(nn.Module):
+    """Halve the sides (except in the first stage), then residual Mamba blocks."""
+
+    def __init__(self, dim: int, width: int, count: int, *, first: bool) -> None:
+        super().__init__()
+        self.down = None if first else RVM(width // 2, width)
+        self.pool = None if first else MAX_POOL[dim](2)
+        self.blocks = nn.Sequential(*(ResMamba(width) for _ in range(count)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.down is not None and self.pool is not None:
+            x = self.pool(self.down(x))
+        result: Tensor = self.blocks(x)
+        return result
+
+
+class _ResUp(nn.Module):
+    """Decoder block: separable convolution between two normalisations, residual with a learnt scale."""
+
+    def __init__(self, dim: int, width: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.GroupNorm(GROUPS, width), nn.GroupNorm(GROUPS, width)
+        self.conv = SeparableConv(dim, width, width)
+        self.skip_scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(F.relu(self.norm1(x))) + self.skip_scale * x
+        return F.relu(self.norm2(y))
+
+
+class _ResConv(nn.Module):
+    """Decoder block of the legacy code: two plain convolutions and a residual connection (MONAI's ResBlock)."""
+
+    def __init__(self, dim: int, width: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.GroupNorm(GROUPS, width), nn.GroupNorm(GROUPS, width)
+        self.conv1 = CONV[dim](width, width, 3, padding=1, bias=False)
+        self.conv2 = CONV[dim](width, width, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv1(F.relu(self.norm1(x)))
+        result: Tensor = self.conv2(F.relu(self.norm2(y))) + x
+        return result
+
+
+class _Up(nn.Module):
+    """Halve the channels, double the sides."""
+
+    def __init__(self, dim: int, in_channels: int, mode: str) -> None:
+        super().__init__()
+        width = in_channels // 2
+        self.reduce = CONV[dim](in_channels, width, 1, bias=False)
+        self.upsample: nn.Module = nn.Upsample(scale_factor=2, mode=LINEAR[dim], align_corners=False)
+        if mode == "deconv":
+            self.upsample = TRANSPOSED_CONV[dim](width, width, 2, 2)
+        if mode == "pixelshuffle":
+            self.upsample = PixelShuffle(dim, width)
+            initialise_pixel_shuffle(self.upsample.conv, 2**dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.upsample(self.reduce(x))
+        return result
+
+
+def _check(width: int, blocks: tuple[int, ...], decoder_blocks: tuple[int, ...], upsample: str) -> None:
+    if width % GROUPS or width < 1:
+        raise OptionError(
+            f"lightm_unet: width {width} is not a multiple of {GROUPS}, the groups of its normalisation",
+            hint=f"use width {max(round(width / GROUPS), 1) * GROUPS}",
+        )
+    if len(decoder_blocks) != len(blocks) - 1:
+        raise OptionError(
+            f"lightm_unet: {len(blocks)} encoder stages need {len(blocks) - 1} decoder stages, got {len(decoder_blocks)}"
+        )
+    if upsample not in {"interpolate", "deconv", "pixelshuffle"}:
+        raise OptionError(
+            f"lightm_unet: upsample {upsample!r} is not known", hint="use interpolate, deconv or pixelshuffle"
+        )

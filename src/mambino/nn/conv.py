@@ -1,0 +1,88 @@
+"""Convolution blocks."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mambino.nn.dims import CONV, INSTANCE_NORM
+
+
+class ConvBlock(nn.Module):
+    """Convolution, instance normalisation, leaky rectifier: the unit that nnU-Net is made of.
+
+    Args:
+        dim: 2 or 3.
+        in_channels, out_channels: of the convolution.
+        kernel: its size along each axis, odd.
+        stride: along each axis.
+    """
+
+    def __init__(
+        self, dim: int, in_channels: int, out_channels: int, kernel: Sequence[int], stride: Sequence[int]
+    ) -> None:
+        super().__init__()
+        padding = tuple(k // 2 for k in kernel)
+        self.conv = CONV[dim](in_channels, out_channels, tuple(kernel), tuple(stride), padding)  # type: ignore[arg-type]
+        self.norm = INSTANCE_NORM[dim](out_channels, eps=1e-5, affine=True)
+        self.activation = nn.LeakyReLU(1e-2, inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.activation(self.norm(self.conv(x)))
+        return result
+
+
+def conv_blocks(
+    dim: int, in_channels: int, out_channels: int, count: int, kernel: Sequence[int], stride: Sequence[int]
+) -> nn.Sequential:
+    """Return `count` blocks in a row; the first one changes the channels and takes the stride."""
+    first = ConvBlock(dim, in_channels, out_channels, kernel, stride)
+    rest = [ConvBlock(dim, out_channels, out_channels, kernel, (1,) * dim) for _ in range(count - 1)]
+    return nn.Sequential(first, *rest)
+
+
+class SeparableConv(nn.Module):
+    """Depthwise convolution, then a pointwise one; no normalisation, no activation between them."""
+
+    def __init__(self, dim: int, in_channels: int, out_channels: int, *, kernel: int = 3, bias: bool = False) -> None:
+        super().__init__()
+        self.depthwise = CONV[dim](
+            in_channels, in_channels, kernel, padding=kernel // 2, groups=in_channels, bias=bias
+        )
+        self.pointwise = CONV[dim](in_channels, out_channels, 1, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.pointwise(self.depthwise(x))
+        return result
+
+
+class PixelShuffle(nn.Module):
+    """Upsampling by two: a convolution makes 2^dim channels for each, laid out as neighbours, then smoothed.
+
+    The last step, a mean over 2^dim neighbours, removes the checkerboard (arXiv 1806.02658; MONAI's
+    SubpixelUpsample, which this follows).
+    """
+
+    def __init__(self, dim: int, channels: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.conv = CONV[dim](channels, channels * 2**dim, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        batch, channels, *space = y.shape
+        y = y.reshape(batch, channels // 2**self.dim, *(2,) * self.dim, *space)
+        order = [axis for i in range(self.dim) for axis in (2 + self.dim + i, 2 + i)]
+        y = y.permute(0, 1, *order).reshape(batch, -1, *(2 * s for s in space))
+        padded = nn.functional.pad(y, (1, 0) * self.dim)
+        pool = nn.functional.avg_pool2d if self.dim == 2 else nn.functional.avg_pool3d
+        return pool(padded, 2, stride=1)
+
+
+def initialise_pixel_shuffle(conv: nn.Module, factor: int) -> None:
+    """Draw one kernel for all neighbours of a voxel, so that upsampling starts as nearest neighbour."""
+    weight = conv.weight
+    assert isinstance(weight, Tensor)
+    kernel = nn.init.kaiming_normal_(torch.zeros(weight.shape[0] // factor, *weight.shape[1:]))
+    with torch.no_grad():
+        weight.copy_(kernel.repeat_interleave(factor, dim=0))

@@ -1,0 +1,382 @@
+"""Resize voxels, labels and class scores between grids that cover the same box.
+
+Works on numpy and torch arrays alike, in float32. Results equal those of nnU-Net v2's default
+resampling (skimage's `resize`, that is a spline with edges repeated and no anti-aliasing, clipped to
+the range of the input). A spline is linear in its input and separable, so each axis is one banded
+matrix, and an axis is resized by matrix products.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace, device, to_device
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from mambino.errors import OptionError, ShapeError
+from mambino.ops.windows import Slab
+
+Array = Any
+"""A numpy array or a torch tensor."""
+
+BRICK = 64 * 2**20
+"""Scores at output size are made in bricks of about so many bytes."""
+
+_ROWS = 64  # output voxels a block of a matrix: few products, little outside the band
+_LABEL_ROWS = 32  # output voxels along axis 0 that labels are resized for at once
+_REACH = 64  # an impulse is below 1e-9 at 16 voxels, so impulses 64 apart do not meet
+_NEGLIGIBLE = 1e-9  # smaller weights run down to denormal floats, which slow products tenfold
+_LEVEL = 1e-5  # interpolated indicators closer than this are tied: float32 sums of a few terms
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Block:
+    """The part of a matrix for some consecutive outputs: [rows, columns] weights and where they start."""
+
+    row: int
+    column: int
+    weights: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Matrix:
+    """How one axis is resized.
+
+    Attributes:
+        size: voxels before and after.
+        nearest: input voxel of each output voxel, for order 0; else None.
+        first, last: the inputs that each output depends on, `last` exclusive.
+        blocks: the weights, in order of their rows.
+    """
+
+    size: tuple[int, int]
+    nearest: NDArray[np.int64] | None
+    first: NDArray[np.int64]
+    last: NDArray[np.int64]
+    blocks: tuple[_Block, ...]
+
+
+def resize(
+    array: Array,
+    shape: Sequence[int],
+    *,
+    order: int = 3,
+    separate_axis: int | None = None,
+    separate_order: int = 0,
+) -> Array:
+    """Resize the voxels of [c, *s] to [c, *shape] by splines of `order`.
+
+    Args:
+        array: voxels; computed in and returned as float32.
+        shape: voxels wanted along each spatial axis.
+        order: 0 nearest, 1 linear, 3 cubic.
+        separate_axis: spatial axis to treat by itself, after the others, with `separate_order`.
+        separate_order: of that axis.
+
+    Returns:
+        float32, clipped to the range of each channel, or of each slice where an axis is separate. The
+        array itself where nothing changes.
+
+    Raises:
+        ShapeError: `shape` has another number of axes, or an axis without voxels.
+        OptionError: an order is not between 0 and 5.
+    """
+    matrices = _matrices(array.shape[1:], shape, order, separate_axis, separate_order)
+    xp = array_namespace(array)
+    array = xp.astype(array, xp.float32, copy=False)
+    plane = [(axis, matrix) for axis, matrix in enumerate(matrices) if matrix is not None and axis != separate_axis]
+    if plane:
+        kept = {0} | ({separate_axis + 1} if separate_axis is not None else set())
+        over = tuple(axis for axis in range(array.ndim) if axis not in kept)
+        low, high = xp.min(array, axis=over, keepdims=True), xp.max(array, axis=over, keepdims=True)
+        for axis, matrix in sorted(plane, key=lambda pair: pair[1].size[1] / pair[1].size[0]):  # what shrinks first
+            array = _along(array, axis + 1, matrix)
+        array = array if order < 2 else xp.clip(array, low, high)
+    if separate_axis is None or (last := matrices[separate_axis]) is None:
+        return array
+    return _along(array, separate_axis + 1, last)
+
+
+def resize_labels(
+    array: Array,
+    shape: Sequence[int],
+    *,
+    order: int = 1,
+    separate_axis: int | None = None,
+    separate_order: int = 0,
+) -> Array:
+    """Resize label numbers [*s] to [*shape]: each label by itself, then the largest share wins.
+
+    Where two labels have equal shares, the label of the nearest voxel wins if it is one of them, else
+    the smallest number. No number appears that was not there.
+
+    Args:
+        array: numbers of 0 and above.
+        shape: voxels wanted along each axis.
+        order: of the spline that each label's indicator is resized by; 0 takes the nearest voxel.
+        separate_axis: axis to treat by itself, after the others; always by the nearest voxel.
+        separate_order: accepted for symmetry with `resize`; labels have no order between 0 and 1.
+
+    Raises:
+        ShapeError: `shape` has another number of axes, or an axis without voxels.
+        OptionError: an order is not between 0 and 5.
+    """
+    matrices = _matrices(array.shape, shape, order, separate_axis, 0)
+    if all(matrix is None for matrix in matrices):
+        return array
+    xp, place = array_namespace(array), device(array)
+    labels = np.asarray(to_device(array, "cpu"))
+    if separate_axis is not None:
+        plane = list(matrices)
+        plane[separate_axis] = None
+        labels = _vote(labels, plane, order)
+        matrices = [matrix if axis == separate_axis else None for axis, matrix in enumerate(matrices)]
+    return xp.asarray(_vote(labels, matrices, order if separate_axis is None else 0), device=place)
+
+
+def resize_scores(
+    slabs: Iterable[Slab],
+    source: Sequence[int],
+    shape: Sequence[int],
+    *,
+    order: int = 1,
+    separate_axis: int | None = None,
+    separate_order: int = 0,
+) -> Iterator[Slab]:
+    """Resize class scores from a grid of `source` voxels to `shape`, brick by brick along axis 0.
+
+    The scores of all classes exist at the size of `shape` for one brick at a time.
+
+    Args:
+        slabs: scores [k, rows, *rest] in order, together [k, *source].
+        source: voxels of the grid that the slabs come from.
+        shape: voxels wanted along each axis.
+        order: 0 or 1; higher orders would overshoot and reach over brick borders.
+        separate_axis, separate_order: as in `resize`.
+
+    Yields:
+        Consecutive slabs that together are [k, *shape], float32.
+
+    Raises:
+        ShapeError: the slabs leave a gap, end early or do not fit `source`.
+        OptionError: an order is neither 0 nor 1.
+    """
+    if not {order, separate_order} <= {0, 1}:
+        raise OptionError(f"scores are resized by order 0 or 1, got {order} and {separate_order}")
+    matrices = _matrices(source, shape, order, separate_axis, separate_order)
+    pending, done = None, 0
+    for slab in _consecutive(slabs, source):
+        pending = slab if pending is None else _joined(pending, slab)
+        while (rows := _ready(pending, done, source[0], shape, matrices[0])) > done:
+            yield Slab(done, _brick(pending, done, rows, matrices))
+            pending, done = _without(pending, rows, matrices[0]), rows
+
+
+def _matrices(
+    source: Sequence[int], shape: Sequence[int], order: int, separate_axis: int | None, separate_order: int
+) -> list[_Matrix | None]:
+    if len(source) != len(shape) or min(shape) < 1:
+        raise ShapeError(f"an array of {tuple(source)} voxels cannot be resized to {tuple(shape)}")
+    for value in (order, separate_order):
+        if value not in range(6):
+            raise OptionError(f"a spline has an order between 0 and 5, got {value}")
+    orders = [separate_order if axis == separate_axis else order for axis in range(len(shape))]
+    return [
+        None if old == new else _matrix(int(old), int(new), order)
+        for old, new, order in zip(source, shape, orders, strict=True)
+    ]
+
+
+@lru_cache(maxsize=128)
+def _matrix(old: int, new: int, order: int) -> _Matrix:
+    """Zoom impulses to learn the weights: the result is scipy's own, borders and rounding included."""
+    outputs = np.arange(new)
+    if order == 0:
+        nearest = ndimage.zoom(np.arange(old, dtype=np.float64), new / old, order=0, mode="nearest", grid_mode=True)
+        nearest = nearest.astype(np.int64)
+        return _Matrix((old, new), nearest, nearest, nearest + 1, ())
+    combs = np.zeros((_REACH, old))
+    combs[np.arange(old) % _REACH, np.arange(old)] = 1
+    answers = np.stack([ndimage.zoom(comb, new / old, order=order, mode="nearest", grid_mode=True) for comb in combs])
+    centre = np.rint((outputs + 0.5) * (old / new) - 0.5).astype(np.int64)
+    start = np.clip(centre - _REACH // 2, 0, max(old - _REACH, 0))
+    columns = start[:, None] + np.arange(min(old, _REACH))
+    weights = answers[columns % _REACH, outputs[:, None]]
+    weights[np.abs(weights) < _NEGLIGIBLE] = 0
+    used = weights != 0
+    first = start + used.argmax(1)
+    last = start + used.shape[1] - used[:, ::-1].argmax(1)
+    blocks = tuple(_block(row, columns[row : row + _ROWS], weights[row : row + _ROWS]) for row in range(0, new, _ROWS))
+    return _Matrix((old, new), None, first, last, blocks)
+
+
+def _block(row: int, columns: NDArray[np.int64], weights: NDArray[np.float64]) -> _Block:
+    rows, used = weights.nonzero()
+    inputs = columns[rows, used]
+    dense = np.zeros((len(weights), inputs.max() + 1 - inputs.min()), np.float32)
+    dense[rows, inputs - inputs.min()] = weights[rows, used]
+    return _Block(row, int(inputs.min()), dense)
+
+
+def _along(array: Array, axis: int, matrix: _Matrix, start: int = 0, rows: tuple[int, int] | None = None) -> Array:
+    """Resize one axis of an array that holds the inputs from `start` on (others are zero) to some `rows`."""
+    xp, place = array_namespace(array), device(array)
+    low, high = rows or (0, matrix.size[1])
+    if matrix.nearest is not None:
+        return xp.take(array, xp.asarray(matrix.nearest[low:high] - start, device=place), axis=axis)
+    before, length, after = prod(array.shape[:axis]), array.shape[axis], prod(array.shape[axis + 1 :])
+    flat = xp.reshape(array, (before, length, after) if after > 1 else (before, length))
+    out = xp.empty((before, high - low, *flat.shape[2:]), dtype=xp.float32, device=place)
+    for block in matrix.blocks:
+        top, bottom = max(block.row, low), min(block.row + len(block.weights), high)
+        left, right = max(block.column, start), min(block.column + block.weights.shape[1], start + length)
+        if top >= bottom:
+            continue
+        if left >= right:
+            out[:, top - low : bottom - low] = 0
+            continue
+        part = block.weights[top - block.row : bottom - block.row, left - block.column : right - block.column]
+        weights, inputs = xp.asarray(part, device=place), flat[:, left - start : right - start]
+        out[:, top - low : bottom - low] = weights @ inputs if after > 1 else inputs @ weights.T
+    return xp.reshape(out, (*array.shape[:axis], high - low, *array.shape[axis + 1 :]))
+
+
+def _vote(labels: NDArray[np.integer], matrices: Sequence[_Matrix | None], order: int) -> NDArray[np.integer]:
+    """Resize labels some rows of axis 0 at a time, so that scores exist for these rows only."""
+    if order == 0:
+        for axis, matrix in enumerate(matrices):
+            labels = labels if matrix is None else _along(labels, axis, matrix)
+        return labels
+    shape = tuple(n if m is None else m.size[1] for n, m in zip(labels.shape, matrices, strict=True))
+    if all(matrix is None for matrix in matrices):
+        return labels
+    out = np.empty(shape, labels.dtype)
+    for low in range(0, shape[0], _LABEL_ROWS):
+        high = min(low + _LABEL_ROWS, shape[0])
+        out[low:high] = _voted_rows(labels, matrices, order, (low, high), shape[1:])
+    return out
+
+
+def _voted_rows(
+    labels: NDArray[np.integer],
+    matrices: Sequence[_Matrix | None],
+    order: int,
+    rows: tuple[int, int],
+    rest: tuple[int, ...],
+) -> NDArray[np.integer]:
+    start, stop = _needed(matrices[0], rows)
+    part = labels[start:stop]
+    nearest = _nearest(part, matrices, rows, start)
+    if not part.any():
+        return nearest
+    shape = (rows[1] - rows[0], *rest)
+    total, best, own = (np.zeros(shape, np.float32) for _ in range(3))
+    winner = np.zeros(shape, labels.dtype)
+    for number, box in enumerate(ndimage.find_objects(part), start=1):
+        if box is None:
+            continue
+        place, share = _share(part, number, box, matrices, rows, start)
+        total[place] += share
+        share = share if order == 1 else share.clip(0, 1)
+        better = share > best[place] + _LEVEL
+        winner[place][better] = number
+        np.maximum(best[place], share, out=best[place])
+        np.copyto(own[place], share, where=nearest[place] == number)
+    background = np.clip(1 - total, 0, 1)
+    np.copyto(own, background, where=nearest == 0)
+    winner[background >= best - _LEVEL] = 0
+    np.maximum(best, background, out=best)
+    np.copyto(winner, nearest, where=own >= best - _LEVEL)
+    return winner
+
+
+def _share(
+    part: NDArray[np.integer],
+    number: int,
+    box: tuple[slice, ...],
+    matrices: Sequence[_Matrix | None],
+    rows: tuple[int, int],
+    start: int,
+) -> tuple[tuple[slice, ...], NDArray[np.float32]]:
+    """Resize the indicator of one label inside its box; return where in the output it may be non-zero."""
+    share = (part[box] == number).astype(np.float32)
+    place = []
+    for axis, (matrix, inputs) in enumerate(zip(matrices, box, strict=True)):
+        offset, low, high = (start, *rows) if axis == 0 else (0, 0, 0 if matrix is None else matrix.size[1])
+        inside = slice(inputs.start + offset, inputs.stop + offset)
+        if matrix is None:
+            place.append(slice(inside.start - low, inside.stop - low))
+            continue
+        touched = np.flatnonzero((matrix.first[low:high] < inside.stop) & (matrix.last[low:high] > inside.start))
+        outputs = (low + int(touched[0]), low + int(touched[-1]) + 1) if touched.size else (low, low)
+        share = _along(share, axis, matrix, inside.start, outputs)
+        place.append(slice(outputs[0] - low, outputs[1] - low))
+    return tuple(place), share
+
+
+def _nearest(
+    part: NDArray[np.integer], matrices: Sequence[_Matrix | None], rows: tuple[int, int], start: int
+) -> NDArray[np.integer]:
+    for axis, matrix in enumerate(matrices):
+        if matrix is not None:
+            nearest = _matrix(*matrix.size, 0)
+            part = _along(part, axis, nearest, *((start, rows) if axis == 0 else ()))
+    return part
+
+
+def _needed(matrix: _Matrix | None, rows: tuple[int, int]) -> tuple[int, int]:
+    """Which inputs of axis 0 the output `rows` depend on."""
+    if matrix is None:
+        return rows
+    return int(matrix.first[slice(*rows)].min()), int(matrix.last[slice(*rows)].max())
+
+
+def _consecutive(slabs: Iterable[Slab], source: Sequence[int]) -> Iterator[Slab]:
+    end = 0
+    for slab in slabs:
+        shape = tuple(slab.scores.shape)
+        if slab.start != end or shape[2:] != tuple(source[1:]) or end + shape[1] > source[0]:
+            raise ShapeError(f"scores of {shape} from row {slab.start} do not go on at row {end} of {tuple(source)}")
+        end += shape[1]
+        yield slab
+    if end != source[0]:
+        raise ShapeError(f"scores end at row {end} of {source[0]}")
+
+
+def _joined(pending: Slab, slab: Slab) -> Slab:
+    if not pending.scores.shape[1]:
+        return slab
+    xp = array_namespace(slab.scores)
+    return Slab(pending.start, xp.concat([pending.scores, slab.scores], axis=1))
+
+
+def _ready(pending: Slab, done: int, source: int, shape: Sequence[int], matrix: _Matrix | None) -> int:
+    """How far the output can go with what is pending: to a whole brick, or to the end; else `done`."""
+    end = pending.start + pending.scores.shape[1]
+    possible = end if matrix is None else int(np.searchsorted(matrix.last, end, side="right"))
+    brick: int = max(1, BRICK // (4 * pending.scores.shape[0] * prod(shape[1:])))
+    if possible - done >= brick:
+        return done + brick
+    return possible if end == source else done
+
+
+def _brick(pending: Slab, low: int, high: int, matrices: Sequence[_Matrix | None]) -> Array:
+    start, stop = _needed(matrices[0], (low, high))
+    scores = pending.scores[:, start - pending.start : stop - pending.start]
+    xp = array_namespace(scores)
+    scores = xp.astype(scores, xp.float32, copy=False)
+    for axis, matrix in enumerate(matrices):
+        if matrix is not None:
+            scores = _along(scores, 1, matrix, start, (low, high)) if axis == 0 else _along(scores, axis + 1, matrix)
+    return scores
+
+
+def _without(pending: Slab, done: int, matrix: _Matrix | None) -> Slab:
+    """Drop the rows that no output from `done` on depends on."""
+    end = pending.start + pending.scores.shape[1]
+    keep = done if matrix is None else int(matrix.first[done]) if done < matrix.size[1] else end
+    return Slab(keep, pending.scores[:, keep - pending.start :])

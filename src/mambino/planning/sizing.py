@@ -1,0 +1,231 @@
+"""The largest network, patch and batch that a budget buys."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import takewhile
+
+from mambino.core.plan import NetworkSpec
+from mambino.errors import OptionError
+from mambino.models import divisor
+from mambino.planning.budget import Budget, wanted_steps
+from mambino.planning.networks import Size, described, network, rounded_up, sizes
+from mambino.planning.rules import Chosen
+from mambino.planning.timing import Clock, Cost, count_parameters
+from mambino.planning.topology import LEAST_BATCH, Topology, batch_size, fitted, memory_of, smaller_patches
+
+RUNTIME = 0.5  # (GiB) torch itself, and the patches on their way
+STATE = 16  # bytes a parameter: weight, gradient and two moments, in float32
+
+# Short trainings that went well: batches of two of 40x56x40 in 3D, and of four of 256x256 in 2D.
+STEP_VOXELS = {2: 4 * 256 * 256, 3: 2 * 40 * 56 * 40}
+LEAST_VOXELS = {2: 128 * 128, 3: 32 * 32 * 32}  # of a patch; below it a network sees no context
+PROBE_VOXELS = {2: 128 * 128, 3: 24 * 24 * 32}  # of the patch that steps are timed on
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What a network has to fit: the data as a network of `dim` axes sees them.
+
+    Attributes:
+        dim: of the network.
+        channels, classes: of images and logits.
+        spacing, shape: of a median case on the grid of the network; halves of voxels are possible.
+        voxels: of all training cases together.
+    """
+
+    dim: int
+    channels: int
+    classes: int
+    spacing: tuple[float, ...]
+    shape: tuple[float, ...]
+    voxels: float
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """A network with its patch and batch, what a step costs, and why they were taken."""
+
+    spec: Chosen[NetworkSpec]
+    patch: Chosen[tuple[int, ...]]
+    batch: Chosen[int]
+    memory: Chosen[float]
+    step: Chosen[float]
+
+
+def fit(name: str, problem: Problem, budget: Budget, clock: Clock) -> Fit:
+    """Choose size, patch and batch of a network.
+
+    Without a limit of time: the published size, on the largest patch that the memory holds. With one: the
+    largest size that gets enough steps of a useful batch, then the largest patch for it.
+
+    Raises:
+        OptionError: not even the smallest size and patch fit into the memory, or the parameters allowed.
+    """
+    ladder = tuple(_patches(name, problem))
+    search = _Search(name, problem, budget, clock, _allowed(name, problem, budget, ladder[0][0]), ladder)
+    if budget.seconds is not None:
+        return _fit_time(search, budget.seconds)
+    return _fit_reference(search) if name == "unet" else _fit_memory(search)
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """What is searched: `allowed` sizes from small to large, and a `ladder` of patches from large to small."""
+
+    name: str
+    problem: Problem
+    budget: Budget
+    clock: Clock
+    allowed: tuple[Size, ...]
+    ladder: tuple[tuple[Topology, tuple[int, ...]], ...]
+
+    def spec(self, size: Size, plan: Topology) -> NetworkSpec:
+        return network(self.name, size, plan, self.problem.channels, self.problem.classes)
+
+    def cost(self, size: Size) -> Cost:
+        """Measure a size on a patch small enough to be quick: a step costs as much as it has voxels."""
+        small = [rung for rung in self.ladder if math.prod(rung[1]) <= PROBE_VOXELS[self.problem.dim]]
+        plan, patch = small[0] if small else self.ladder[-1]
+        cost = self.clock(self.spec(size, plan), patch)
+        return replace(cost, parameters=count_parameters(self.spec(size, self.ladder[0][0])))
+
+    def memory_room(self, cost: Cost) -> float:
+        """How many voxels a batch may have for its memory."""
+        return (self.budget.memory - RUNTIME - STATE * cost.parameters / 2**30) * 2**30 / cost.memory
+
+    def largest(self, cost: Cost, room: float) -> tuple[Topology, tuple[int, ...]]:
+        """Return the largest patch of which a batch of two has room; the smallest useful one if none has."""
+        least = min(LEAST_VOXELS[self.problem.dim], math.prod(self.ladder[0][1]))
+        useful = tuple(takewhile(lambda rung: math.prod(rung[1]) >= least, self.ladder))
+        for plan, patch in useful:
+            if math.prod(patch) * LEAST_BATCH <= room:
+                return plan, patch
+        plan, patch = useful[-1]
+        voxels = math.prod(patch) * LEAST_BATCH
+        if voxels > self.memory_room(cost):
+            raise _too_large(self.name, _memory(cost, voxels).value, self.budget)
+        return plan, patch
+
+    def reference_batch(self, plan: Topology) -> int:
+        return batch_size(plan, self.problem.voxels, self.problem.classes, self.budget.memory)
+
+
+def _patches(name: str, problem: Problem) -> Iterator[tuple[Topology, tuple[int, ...]]]:
+    """Yield topologies, each with the patch that the network takes for it, from large to small."""
+    last: tuple[int, ...] = ()
+    plans = tuple(smaller_patches(problem.spacing, problem.shape))
+    fixed = divisor(network(name, sizes(name)[0], plans[0], problem.channels, problem.classes))
+    for plan in plans:
+        patch = rounded_up(plan.patch, plan.divisor if name == "unet" else fixed)
+        if patch != last and len(plan.strides) > 1:
+            yield plan, patch
+        last = patch
+
+
+def _allowed(name: str, problem: Problem, budget: Budget, plan: Topology) -> tuple[Size, ...]:
+    """Return the sizes, small to large, that have no more parameters than the budget allows."""
+    if budget.params is None:
+        return sizes(name)
+    specs = [network(name, size, plan, problem.channels, problem.classes) for size in sizes(name)]
+    counts = [count_parameters(spec) for spec in specs]
+    if counts[0] > budget.params:
+        raise OptionError(
+            f"--params {budget.params}: the smallest {name} for this data has {counts[0]} parameters",
+            hint="allow more parameters, or plan with another network: mambino models",
+        )
+    return tuple(size for size, count in zip(sizes(name), counts, strict=True) if count <= budget.params)
+
+
+def _fit_reference(search: _Search) -> Fit:
+    """Fit the U-Net as nnU-Net does, by the size of its feature maps."""
+    problem, budget, size = search.problem, search.budget, search.allowed[-1]
+    plan = fitted(problem.spacing, problem.shape, problem.classes, budget.memory)
+    batch = search.reference_batch(plan)
+    need = memory_of(plan, batch, problem.classes)
+    if batch == LEAST_BATCH and need > 1.1 * budget.memory:
+        raise _too_large("unet", need, budget)
+    return Fit(
+        Chosen(search.spec(size, plan), f"{described(size)}, the published size"),
+        Chosen(plan.patch, f"the largest of which a batch of two fits into {budget.memory:.1f} GiB"),
+        Chosen(batch, f"fits into {budget.memory:.1f} GiB and shows at most a twentieth of the data at once"),
+        Chosen(round(need, 2), "from the size of all feature maps, by nnU-Net's measure"),
+        _step(search.cost(size).seconds, plan.voxels * batch, budget),
+    )
+
+
+def _fit_memory(search: _Search) -> Fit:
+    budget, size = search.budget, search.allowed[-1]
+    cost = search.cost(size)
+    room = search.memory_room(cost)
+    plan, patch = search.largest(cost, room)
+    voxels = math.prod(patch)
+    batch = max(LEAST_BATCH, min(int(room // voxels), search.reference_batch(plan)))
+    return Fit(
+        Chosen(search.spec(size, plan), described(size)),
+        Chosen(patch, f"the largest of which a batch of two fits into {budget.memory:.1f} GiB"),
+        Chosen(batch, f"fits into {budget.memory:.1f} GiB and shows at most a twentieth of the data at once"),
+        _memory(cost, voxels * batch),
+        _step(cost.seconds, voxels * batch, budget),
+    )
+
+
+def _fit_time(search: _Search, seconds: float) -> Fit:
+    dim, steps = search.problem.dim, wanted_steps(seconds)
+    size, cost, room = _affordable(search, seconds, steps)
+    plan, patch = search.largest(cost, room)
+    voxels, most = math.prod(patch), search.reference_batch(plan)
+    if size != sizes(search.name)[-1]:
+        most = min(most, STEP_VOXELS[dim] // voxels)
+    batch = max(LEAST_BATCH, min(int(room // voxels), most))
+    step = _step(cost.seconds, voxels * batch, search.budget)
+    return Fit(
+        Chosen(search.spec(size, plan), _why_size(search, size, steps, step.value, seconds)),
+        Chosen(patch, f"the largest of which {steps} batches of two fit into the time, and one into the memory"),
+        Chosen(batch, "as many patches as the time and memory have room for, up to a useful number"),
+        _memory(cost, voxels * batch),
+        step,
+    )
+
+
+def _affordable(search: _Search, seconds: float, steps: int) -> tuple[Size, Cost, float]:
+    """Return the largest size that gets all steps of a useful batch, its cost, and the voxels it may have a step."""
+    need = min(STEP_VOXELS[search.problem.dim], LEAST_BATCH * math.prod(search.ladder[0][1]))
+    found: list[tuple[Size, Cost, float]] = []
+    for size in search.allowed:
+        cost = search.cost(size)
+        room = search.memory_room(cost)
+        if cost.seconds is not None:
+            room = min(room, seconds / steps / cost.seconds)
+        if found and room < need:
+            break
+        found.append((size, cost, room))
+    return found[-1]
+
+
+def _memory(cost: Cost, voxels: int) -> Chosen[float]:
+    gib = RUNTIME + (STATE * cost.parameters + cost.memory * voxels) / 2**30
+    return Chosen(round(gib, 2), f"{cost.memory / 1024:.1f} KiB a voxel, measured on a small patch, and the weights")
+
+
+def _step(seconds: float | None, voxels: int, budget: Budget) -> Chosen[float]:
+    if seconds is None:
+        return Chosen(0.0, f"not measured: there is no {budget.device} device on this machine")
+    return Chosen(round(seconds * voxels, 4), f"{1e6 * seconds:.2f} s a million voxels, measured here")
+
+
+def _why_size(search: _Search, size: Size, steps: int, step: float, seconds: float) -> str:
+    if step and seconds / step < 0.9 * steps:
+        return (
+            f"{described(size)}: the smallest; even so the time is enough for about {seconds / step:.0f} steps where "
+            f"{steps} are wanted: more minutes would help"
+        )
+    which = "the largest size allowed" if size == search.allowed[-1] else "the largest size for which there is time"
+    return f"{described(size)}: {which}; it gets {steps} steps of a useful batch in {seconds:.0f} s"
+
+
+def _too_large(name: str, need: float, budget: Budget) -> OptionError:
+    return OptionError(
+        f"--memory {budget.memory:.2g}: the smallest {name} for this data needs {need:.2g} GiB",
+        hint="allow more memory, or plan with another network: mambino models",
+    )

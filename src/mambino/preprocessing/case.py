@@ -1,0 +1,338 @@
+"""From an image to what a network sees, and from a network's scores back to the grid of the image.
+
+`prepare` turns, crops, normalises and resamples, in this order (nnU-Net's); `restore` undoes it from
+the last to the first: resample the scores, take a label for each voxel, put the box back, turn back.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace, device, to_device
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from mambino.core.grid import Grid, orienting
+from mambino.core.image import Image, Segmentation
+from mambino.core.labels import Labels
+from mambino.core.plan import Config
+from mambino.core.records import dump
+from mambino.errors import DataError, ShapeError
+from mambino.ops.resample import resize, resize_labels, resize_scores
+from mambino.ops.windows import Slab
+from mambino.preprocessing.intensity import normalise
+
+ANISOTROPIC = 3.0
+"""A grid whose coarsest spacing exceeds its finest by more than this has an axis apart (nnU-Net)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """An image as a network sees it, and what leads back from there.
+
+    Attributes:
+        array: [c, *s] float32, contiguous. For slices of a volume [c, slices, y, x].
+        image: the grid of the image as it was given.
+        turned: after turning to the recorded orientation and moving the slice axis to the front.
+        cropped: after cutting away the border of zeros.
+        grid: after resampling; that of `array`.
+        order: how the axes of the image were transposed.
+        flips: which of the transposed axes were then read backwards.
+        start: first voxel of the box in `turned`.
+    """
+
+    array: NDArray[np.float32]
+    image: Grid
+    turned: Grid
+    cropped: Grid
+    grid: Grid
+    order: tuple[int, ...]
+    flips: tuple[int, ...]
+    start: tuple[int, ...]
+
+
+def prepare(image: Image, config: Config) -> Prepared:
+    """Turn, crop, normalise and resample an image.
+
+    Raises:
+        DataError: the image has another number of channels or axes than the configuration, voxels
+            that are not finite, or intensities outside the range of the scheme.
+    """
+    _check_fits(image, config)
+    order, flips = _turning(image.grid, config)
+    turned = image.grid.transpose(order)
+    for axis in flips:
+        turned = turned.flip(axis)
+    array = _float32(_turn(image.array, (0, *(axis + 1 for axis in order)), tuple(axis + 1 for axis in flips)))
+    _check_finite(array, image.array)
+    start, shape = _box(array) if config.crop else ((0,) * turned.dim, turned.shape)
+    cropped = turned.crop(start, shape)
+    array = _normalised(_part(array, start, shape), config)
+    grid = cropped.resample(_new_shape(cropped, config))
+    how = config.resample
+    array = resize(
+        array,
+        grid.shape,
+        order=how.image_order,
+        separate_axis=_separate_axis(cropped, config, back=False),
+        separate_order=how.separate_order,
+    )
+    return Prepared(np.ascontiguousarray(array), image.grid, turned, cropped, grid, order, flips, start)
+
+
+def prepare_labels(segmentation: Segmentation, prepared: Prepared, config: Config) -> NDArray[np.int16]:
+    """Bring the labels of an image to its prepared grid.
+
+    Returns:
+        [*s] int16, the spatial shape of `prepared.array`.
+
+    Raises:
+        DataError: the labels do not lie on the voxels of the image.
+    """
+    _check_same_place(prepared.image, segmentation.grid)
+    labels = _turn(segmentation.array, prepared.order, prepared.flips).astype(np.int16)
+    labels = resize_labels(
+        np.ascontiguousarray(_part(labels, prepared.start, prepared.cropped.shape)),
+        prepared.grid.shape,
+        order=config.resample.label_order,
+        separate_axis=_separate_axis(prepared.cropped, config, back=False),
+    )
+    return np.ascontiguousarray(labels, np.int16)
+
+
+def restore(slabs: Iterable[Slab], prepared: Prepared, labels: Labels, config: Config) -> Segmentation:
+    """Turn class scores into labels on the grid of the image.
+
+    Scores are resampled and reduced to labels brick by brick, so that the scores of all classes never
+    exist at the size of the image.
+
+    Args:
+        slabs: logits [k, rows, *rest] of consecutive rows of the prepared grid.
+        prepared: what `prepare` made of the image.
+        labels: what the classes mean. Each voxel gets the class of the largest logit; regions are
+            painted in order wherever their logit is above 0, a probability above one half.
+        config: of the network that the logits come from.
+
+    Raises:
+        ShapeError: the slabs do not make up the prepared grid, or their number of classes is not that of `labels`.
+    """
+    box = np.empty(prepared.cropped.shape, _smallest_type(labels))
+    for slab in _image_scores(slabs, prepared, labels, config):
+        numbers = _painted(slab.scores, labels) if labels.has_regions else _largest(slab.scores, labels)
+        box[slab.start : slab.start + len(numbers)] = np.asarray(to_device(numbers, "cpu"))
+    return Segmentation(_unturn(_uncrop(box, prepared), prepared), prepared.image, labels)
+
+
+def restore_scores(slabs: Iterable[Slab], prepared: Prepared, labels: Labels, config: Config) -> NDArray[np.float32]:
+    """Turn logits into class probabilities [k, *s] on the grid of the image.
+
+    Softmax over classes, or a sigmoid for each region. Outside the box that was cropped to, background
+    is certain. All classes exist at the size of the image at once.
+
+    Raises:
+        ShapeError: as for `restore`.
+    """
+    out = np.zeros((labels.out_channels, *prepared.turned.shape), np.float32)
+    out[0] = not labels.has_regions
+    box = _part(out, prepared.start, prepared.cropped.shape)
+    for slab in _image_scores(slabs, prepared, labels, config):
+        scores = np.asarray(to_device(slab.scores, "cpu"))
+        rows = slice(slab.start, slab.start + scores.shape[1])
+        box[:, rows] = _sigmoid(scores) if labels.has_regions else _softmax(scores)
+    return np.stack([_unturn(channel, prepared) for channel in out])
+
+
+def data_side(config: Config) -> str:
+    """Return a digest of all in a configuration that prepared cases depend on."""
+    seen = [
+        config.dim, config.spacing, config.orientation, config.slice_axis, config.crop,
+        [dump(channel, indent=None) for channel in config.normalise], dump(config.resample, indent=None),
+    ]  # fmt: skip
+    return hashlib.sha256(repr(seen).encode()).hexdigest()[:16]
+
+
+def _check_fits(image: Image, config: Config) -> None:
+    if image.channels != len(config.normalise):
+        raise DataError(
+            f"the image has {image.channels} {_plural(image.channels)}, the network takes {len(config.normalise)}"
+            + {(3, 1): ": RGB given to a grey network", (1, 3): ": grey given to an RGB network"}.get(
+                (image.channels, len(config.normalise)), ""
+            ),
+            hint="give images with the channels of the training data, in its order",
+        )
+    axes = config.dim if config.slice_axis is None else 3
+    if image.grid.dim != axes:
+        raise DataError(
+            f"the image has {image.grid.dim} axes {image.grid.shape}, the configuration takes images with {axes}",
+            hint="choose a configuration that was planned for such images",
+        )
+
+
+def _plural(channels: int) -> str:
+    return "channel" if channels == 1 else "channels"
+
+
+def _float32(array: NDArray[np.generic]) -> NDArray[np.float32]:
+    with np.errstate(over="ignore"):  # what float32 cannot hold is found as not finite
+        return np.ascontiguousarray(array, np.float32)
+
+
+def _check_finite(array: NDArray[np.float32], given: NDArray[np.generic]) -> None:
+    if given.dtype.kind in "biu":
+        return
+    count = array.size - int(np.isfinite(array).sum())
+    if count:
+        channel, *place = (int(i) for i in np.argwhere(~np.isfinite(_float32(given)))[0])
+        raise DataError(
+            f"the image is not finite in {count} of {array.size} voxels, the first in channel {channel} at {tuple(place)}",
+            hint="mend it: mambino check --repair",
+        )
+
+
+def _check_same_place(image: Grid, labels: Grid) -> None:
+    if image.shape != labels.shape:
+        raise DataError(
+            f"the image has {image.shape} voxels, its labels {labels.shape}",
+            hint="resample the labels: mambino check --repair",
+        )
+    if image.unit == labels.unit and not image.close_to(labels):
+        raise DataError(
+            f"the labels lie elsewhere than their image: affine {_rounded(labels)} and {_rounded(image)}",
+            hint="give the labels the image's place: mambino check --repair",
+        )
+
+
+def _rounded(grid: Grid) -> list[list[float]]:
+    return [[round(value, 3) for value in row] for row in grid.affine[:-1].tolist()]
+
+
+def _turning(grid: Grid, config: Config) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    order: tuple[int, ...] = tuple(range(grid.dim))
+    flips: tuple[int, ...] = ()
+    if config.orientation is not None and grid.dim == 3:
+        order, flips = orienting(grid, config.orientation)
+    if config.slice_axis is None:
+        return order, flips
+    front = (config.slice_axis, *(axis for axis in range(grid.dim) if axis != config.slice_axis))
+    return tuple(order[axis] for axis in front), tuple(sorted(front.index(axis) for axis in flips))
+
+
+def _turn(array: NDArray[Any], order: tuple[int, ...], flips: tuple[int, ...]) -> NDArray[Any]:
+    return np.flip(array.transpose(order), flips)
+
+
+def _unturn(array: NDArray[Any], prepared: Prepared) -> NDArray[Any]:
+    back = np.argsort(prepared.order)
+    return np.ascontiguousarray(np.flip(array, prepared.flips).transpose(back))
+
+
+def _box(array: NDArray[np.float32]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Find the smallest box round every voxel that is not zero in all channels; all of it where there is none."""
+    filled = (array != 0).any(0)
+    start, shape = [], []
+    for axis in range(filled.ndim):
+        used = np.flatnonzero(filled.any(tuple(a for a in range(filled.ndim) if a != axis)))
+        if not used.size:
+            return (0,) * filled.ndim, filled.shape
+        start.append(int(used[0]))
+        shape.append(int(used[-1]) + 1 - start[-1])
+    return tuple(start), tuple(shape)
+
+
+def _part(array: NDArray[Any], start: tuple[int, ...], shape: tuple[int, ...]) -> NDArray[Any]:
+    box: tuple[Any, ...] = tuple(slice(s, s + n) for s, n in zip(start, shape, strict=True))
+    part: NDArray[Any] = array[(..., *box)]
+    return part
+
+
+def _uncrop(box: NDArray[np.unsignedinteger], prepared: Prepared) -> NDArray[np.unsignedinteger]:
+    whole = np.zeros(prepared.turned.shape, box.dtype)
+    _part(whole, prepared.start, box.shape)[...] = box
+    return whole
+
+
+def _normalised(array: NDArray[np.float32], config: Config) -> NDArray[np.float32]:
+    inside = None
+    if any(how.inside for how in config.normalise):
+        # Zeros inside the body belong to it, so holes are filled (nnU-Net).
+        inside = ndimage.binary_fill_holes((array != 0).any(0))
+    scaled = np.empty_like(array, order="C")
+    for channel, how in enumerate(config.normalise):
+        scaled[channel] = normalise(array[channel], how, inside)
+    return scaled
+
+
+def _target(cropped: Grid, config: Config) -> tuple[float, ...]:
+    return config.spacing if config.slice_axis is None else (cropped.spacing[0], *config.spacing)
+
+
+def _new_shape(cropped: Grid, config: Config) -> tuple[int, ...]:
+    # Spacings are sums of squares of an affine: six decimals, so that 12.5 voxels round alike everywhere.
+    return tuple(
+        max(1, round(round(old, 6) / round(new, 6) * n))
+        for old, new, n in zip(cropped.spacing, _target(cropped, config), cropped.shape, strict=True)
+    )
+
+
+def _separate_axis(cropped: Grid, config: Config, *, back: bool) -> int | None:
+    """Which axis is resampled by itself: the coarsest of the grid we come from, else of the one we go to."""
+    if cropped.dim < 3 or config.resample.separate_axis == "no":
+        return None
+    here, there = cropped.spacing, _target(cropped, config)
+    for spacing in (there, here) if back else (here, there):
+        rounded = [round(value, 6) for value in spacing]
+        coarsest = max(rounded)
+        if config.resample.separate_axis == "yes" or coarsest / min(rounded) > ANISOTROPIC:
+            return rounded.index(coarsest) if rounded.count(coarsest) == 1 else None
+    return None
+
+
+def _image_scores(slabs: Iterable[Slab], prepared: Prepared, labels: Labels, config: Config) -> Iterator[Slab]:
+    return resize_scores(
+        _checked(slabs, labels),
+        prepared.grid.shape,
+        prepared.cropped.shape,
+        order=min(config.resample.label_order, 1),
+        separate_axis=_separate_axis(prepared.cropped, config, back=True),
+        separate_order=min(config.resample.separate_order, 1),
+    )
+
+
+def _checked(slabs: Iterable[Slab], labels: Labels) -> Iterator[Slab]:
+    for slab in slabs:
+        if slab.scores.shape[0] != labels.out_channels:
+            raise ShapeError(f"there are scores of {slab.scores.shape[0]} classes, but labels of {labels.out_channels}")
+        # On the processor numpy multiplies small matrices faster than torch; a GPU keeps its own arrays.
+        yield Slab(slab.start, np.asarray(slab.scores)) if str(device(slab.scores)) == "cpu" else slab
+
+
+def _largest(scores: Any, labels: Labels) -> Any:
+    """[k, *s] scores to [*s] numbers of the largest; the smaller number where two are equal."""
+    xp = array_namespace(scores)
+    numbers = xp.asarray([0, *(group[0] for group in labels.names.values())], device=device(scores))
+    return xp.take(numbers, xp.reshape(xp.argmax(scores, axis=0), (-1,)), axis=0).reshape(scores.shape[1:])
+
+
+def _painted(scores: Any, labels: Labels) -> Any:
+    """[k, *s] scores of regions to [*s] numbers, a later region over an earlier one."""
+    xp = array_namespace(scores)
+    numbers = xp.zeros(scores.shape[1:], dtype=xp.int64, device=device(scores))
+    for region, number in zip(scores, labels.paint or (), strict=True):
+        numbers[region > 0] = number
+    return numbers
+
+
+def _smallest_type(labels: Labels) -> type[np.unsignedinteger]:
+    return np.uint8 if max(labels.numbers) < 256 else np.uint16
+
+
+def _softmax(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    powers = np.exp(scores - scores.max(0))
+    shares: NDArray[np.float32] = powers / powers.sum(0)
+    return shares
+
+
+def _sigmoid(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    return 0.5 * (1 + np.tanh(0.5 * scores))  # type: ignore[no-any-return]

@@ -1,0 +1,166 @@
+"""From prepared cases to a network."""
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+
+from mambino.core import machine
+from mambino.core.options import TrainOptions
+from mambino.core.plan import Config, Plan
+from mambino.core.records import checked
+from mambino.models import build
+from mambino.nn.device import choose_device
+from mambino.training.augmentation import augmentation
+from mambino.training.choosing import choose_config, read_plan
+from mambino.training.interrupt import Stopped, after_the_step
+from mambino.training.loop import Course, Epoch, epochs, finished
+from mambino.training.material import Material, material
+from mambino.training.precision import Precision, choose_precision
+from mambino.training.runs import Folder, Run, bundle, check_same, keep, log, open_run, previous
+from mambino.training.sampling import held, patches
+from mambino.training.state import State, optimiser
+from mambino.weights.bundle import save
+
+SAVE_EVERY = 30.0
+"""Seconds between two saved states; one is also saved at the end."""
+
+
+def ignore(epoch: Epoch) -> None:
+    """Show nothing: what is done with an epoch by whoever does not ask for it."""
+
+
+def train(work: Path, options: TrainOptions = TrainOptions(), *, on_epoch: Callable[[Epoch], None] = ignore) -> Path:
+    """Train one network on prepared cases.
+
+    Everything lies in `work/runs/<configuration>-<fold>/`: `options.json`, `log.jsonl` (one line an epoch),
+    `state.pt` (to go on with `resume`), `model.safetensors` (best on validation) and `last.safetensors`.
+    Ctrl-C finishes the step, saves, and raises KeyboardInterrupt. A run that is complete is left as it is.
+
+    Args:
+        work: a planned and prepared work folder.
+        options: what to train, for how long, and on what.
+        on_epoch: told each epoch.
+
+    Returns:
+        The path of the bundle to ship.
+
+    Raises:
+        DataError: there is no plan, or nothing is prepared.
+        OptionError: the plan lacks the configuration, or the run's folder holds another run.
+        Error: the loss became infinite.
+    """
+    options, began = checked(options), time.perf_counter()
+    plan = read_plan(work)
+    name = choose_config(plan, options.config, options.model)
+    config, folder = plan.config(name), Folder(work / "runs" / f"{name}-{options.fold}")
+    old = previous(folder, options)
+    cases = material(work, config, options)
+    with _prepared_torch(options) as device:
+        network = build(config.network).to(device)
+        run = _run(name, config, cases, options, choose_precision(_asked(options, old), device, network, config))
+        if old:
+            check_same(old, run, folder)
+        state = _state(network, config)
+        open_run(folder, run, old, state)
+        course = _course(plan, run, cases, Precision(device, run.precision))
+        state.seconds += time.perf_counter() - began
+        with after_the_step() as check:
+            if not finished(state):
+                _train(state, course, folder, plan, run, on_epoch=on_epoch, check=check)
+    return folder.model
+
+
+def _train(
+    state: State,
+    course: Course,
+    folder: Folder,
+    plan: Plan,
+    run: Run,
+    *,
+    on_epoch: Callable[[Epoch], None],
+    check: Callable[[], None],
+) -> None:
+    """Run the loop: log, keep the best, save, stop early."""
+    saved = time.perf_counter()
+    try:
+        for epoch in epochs(state, course, check=check):
+            log(epoch, folder)
+            if epoch.improved:
+                save(bundle(state, plan, run, epoch.best), folder.model)
+            on_epoch(epoch)
+            if epoch.patience_left == 0:
+                state.total = state.step
+            elif time.perf_counter() - saved > SAVE_EVERY:
+                keep(folder, state, plan, run)
+                saved = time.perf_counter()
+    except Stopped:
+        keep(folder, state, plan, run)
+        raise
+    keep(folder, state, plan, run)
+    if state.best is None:
+        save(bundle(state, plan, run, None), folder.model)
+
+
+def _asked(options: TrainOptions, old: Run | None) -> Literal["auto", "float32", "bf16"]:
+    """Return the precision asked for; a run that goes on keeps the one it has chosen."""
+    return old.precision if old and options.precision == "auto" else options.precision
+
+
+def _run(name: str, config: Config, cases: Material, options: TrainOptions, precision: Precision) -> Run:
+    return Run(
+        options=options,
+        name=name,
+        config=config,
+        precision=precision.name,
+        training=tuple(case.id for case in cases.training),
+        held_out=tuple(case.id for case in cases.held_out),
+    )
+
+
+def _state(network: nn.Module, config: Config) -> State:
+    average = copy.deepcopy(network).requires_grad_(False)
+    return State(network=network, average=average, optimiser=optimiser(network, config.recipe))
+
+
+def _course(plan: Plan, run: Run, cases: Material, precision: Precision) -> Course:
+    options, config = run.options, run.config
+    channels = config.network.in_channels
+    training, held_out = held(cases.training, channels), held(cases.held_out, channels)
+    return Course(
+        config=config,
+        labels=plan.labels,
+        precision=precision,
+        patches=patches(training, config, plan.labels, augmentation(config, plan.labels), options.seed),
+        held_out=held_out,
+        epochs=options.epochs,
+        budget=60 * options.minutes if options.minutes else None,
+        validate_every=options.validate_every,
+        patience=options.patience,
+        workers=_workers(precision.device),
+    )
+
+
+def _workers(device: torch.device) -> int:
+    """Return how many threads prepare batches: a GPU waits for them, a processor computes itself."""
+    return 0 if device.type == "cpu" else max(1, min(8, machine.cores() - 1))
+
+
+@contextmanager
+def _prepared_torch(options: TrainOptions) -> Iterator[torch.device]:
+    """Set threads and the seed of torch for the time of a run, and put both back."""
+    device = choose_device(options.device)
+    threads = torch.get_num_threads()
+    cuda = [torch.cuda.current_device()] if device.type == "cuda" else []
+    with torch.random.fork_rng(cuda):
+        torch.manual_seed(options.seed)
+        torch.set_num_threads(options.threads or machine.cores())
+        try:
+            yield device
+        finally:
+            torch.set_num_threads(threads)

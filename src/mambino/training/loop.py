@@ -1,0 +1,260 @@
+"""The loop: steps, validation on whole cases, and one `Epoch` after the other."""
+
+import time
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from math import floor, isfinite
+
+import torch
+from torch import Tensor
+
+from mambino.core import machine
+from mambino.core.labels import Labels
+from mambino.core.plan import Config
+from mambino.core.records import record
+from mambino.training.divergence import diverged
+from mambino.training.loss import deep_dice_ce
+from mambino.training.precision import Precision
+from mambino.training.sampling import Batch, Readable, stream
+from mambino.training.schedule import keeps, rate, settled, steps_that_fit
+from mambino.training.state import State, follow
+from mambino.training.validation import Score, rhythm, spread, validate, windows
+
+
+@record
+class Epoch:
+    """What is known at the end of an epoch; a line of `log.jsonl`.
+
+    Attributes:
+        number, of: this epoch, counted from 1, and how many there will be.
+        step: steps done.
+        loss: mean over the epoch: (1 - Dice) + cross-entropy.
+        rate: the last learning rate.
+        dice: mean validation Dice; None where this epoch was not validated.
+        per_label: validation Dice of each structure.
+        best: highest `dice` so far.
+        improved: whether that was this epoch.
+        seconds: since the run began, pauses not counted.
+        seconds_left: expected.
+        memory_gib: the most memory this process had so far.
+        patience_left: epochs until the run stops unless validation improves; None without patience.
+    """
+
+    number: int
+    of: int
+    step: int
+    loss: float
+    rate: float
+    dice: float | None = None
+    per_label: dict[str, float | None] | None = None
+    best: float | None = None
+    improved: bool = False
+    seconds: float
+    seconds_left: float
+    memory_gib: float
+    patience_left: int | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Course:
+    """What is learnt, from what, and for how long.
+
+    Attributes:
+        config: of the network, with its recipe.
+        labels: of the data set.
+        precision: where and in which numbers.
+        patches: from the number of a batch to the batch.
+        held_out: cases to validate on; there may be none.
+        epochs: most epochs.
+        budget: time to end in (s); None where epochs alone count.
+        validate_every: epochs between validations; 0 follows from the length of the run.
+        patience: epochs without improvement after which it ends; 0 never ends it.
+        workers: threads that prepare batches; 0 prepares them between the steps.
+    """
+
+    config: Config
+    labels: Labels
+    precision: Precision
+    patches: Callable[[int], Batch]
+    held_out: Sequence[Readable]
+    epochs: int | None
+    budget: float | None = None
+    validate_every: int = 0
+    patience: int = 0
+    workers: int = 0
+
+
+def proceed() -> None:
+    """Let the loop go on."""
+
+
+def epochs(state: State, course: Course, *, check: Callable[[], None] = proceed) -> Generator[Epoch, None, None]:
+    """Learn, and yield after each epoch; `state` is then ready to be saved.
+
+    Args:
+        state: is changed in place; a run that was saved goes on from it, also in the middle of an epoch.
+        course: what to learn.
+        check: called after each step and between validation cases; what it raises ends the loop with
+            `state` ready to be saved.
+
+    Raises:
+        Error: the loss or a gradient is not finite.
+        DataError: a case cannot be read.
+    """
+    began = time.perf_counter() - state.seconds
+    _settle(state, course)
+    batches = stream(course.patches, state.step, course.workers)
+    try:
+        while not finished(state):
+            while state.step < _epoch_end(state, course):
+                begin = time.perf_counter()
+                _learn(state, next(batches), course)
+                state.pace = state.pace.after_step(time.perf_counter() - begin)
+                state.seconds = time.perf_counter() - began
+                _settle(state, course)
+                check()
+            score = _validate(state, course, check)
+            state.seconds = time.perf_counter() - began
+            yield _close(state, course, score)
+            state.seconds = time.perf_counter() - began
+    finally:
+        batches.close()
+
+
+def finished(state: State) -> bool:
+    """Tell whether a run has had all its steps."""
+    return 0 < state.total <= state.step
+
+
+def _learn(state: State, batch: Batch, course: Course) -> None:
+    """Do one step."""
+    recipe, device = course.config.recipe, course.precision.device
+    images, target = batch.images.to(device), batch.target.to(device)
+    share = _share(state)
+    for group in state.optimiser.param_groups:
+        group["lr"] = rate(state.progress + share / 2, recipe.rate, recipe.schedule, recipe.warmup)
+    with course.precision.autocast():
+        scales = _scales(state, images, deep=recipe.deep_supervision)
+    dice, entropy = deep_dice_ce(scales, target, course.labels)
+    loss = dice + entropy
+    state.optimiser.zero_grad(set_to_none=True)
+    torch.autograd.backward(loss)
+    norm = torch.nn.utils.clip_grad_norm_(state.network.parameters(), recipe.clip)
+    value = loss.item()
+    if not isfinite(value) or not isfinite(norm.item()):
+        raise diverged(state, images, course.precision, dice.item(), entropy.item())
+    state.optimiser.step()
+    state.step += 1
+    state.progress += share
+    state.loss_sum, state.loss_count = state.loss_sum + value, state.loss_count + 1
+    follow(state.average, state.network, state.step)
+
+
+def _scales(state: State, images: Tensor, *, deep: bool) -> tuple[Tensor, ...]:
+    scales = getattr(state.network, "scales", None) if deep else None
+    return tuple(scales(images)) if scales else (state.network(images),)
+
+
+def _share(state: State) -> float:
+    """Return the share of the schedule that the next step covers; nothing while its length is not settled."""
+    return (1 - state.progress) / (state.total - state.step) if state.total > state.step else 0.0
+
+
+def _settle(state: State, course: Course) -> None:
+    """Decide how many steps the run has; with a time budget once that can be told, and again when time runs off."""
+    if course.budget is None:
+        if state.total == 0:
+            state.total = (course.epochs or course.config.recipe.epochs) * course.config.recipe.steps
+            state.progress = state.step / state.total
+    elif state.total == 0:
+        state.progress = min(1.0, state.seconds / course.budget)
+        if settled(state.pace, state.seconds, course.budget):
+            _plan_validation(state, course, max(1, round(_fitting(state, course) / course.config.recipe.steps)))
+            state.total = _fitting(state, course)
+    elif not keeps(state.pace, state.total - state.step, state.seconds, course.budget, _rounds(state, course)):
+        state.total = _fitting(state, course)
+    if state.total and state.rhythm is None:
+        _plan_validation(state, course, _of(state, course))
+
+
+def _fitting(state: State, course: Course) -> int:
+    """Return how many steps the run has when it ends with its budget."""
+    budget = course.budget or 0.0
+    fit = steps_that_fit(state.pace, state.step, state.seconds, budget, _rounds(state, course))
+    return fit if course.epochs is None else min(fit, course.epochs * course.config.recipe.steps)
+
+
+def _plan_validation(state: State, course: Course, of: int) -> None:
+    """Choose when and on what to validate, and guess from the steps what that will cost."""
+    if not course.held_out:
+        return
+    state.rhythm = rhythm(course.held_out, course.config, of, course.validate_every)
+    if not state.pace.validation:
+        chosen = spread(course.held_out, state.rhythm.cases)
+        count = sum(len(windows(case.shape, course.config)) for case in chosen)
+        state.pace = state.pace.after_validation(count * state.pace.step / (3 * course.config.batch))
+
+
+def _rounds(state: State, course: Course) -> int:
+    """Return how many validations are to come."""
+    if state.rhythm is None:
+        return 0
+    last, every = _of(state, course), state.rhythm.every
+    return last // every - state.epoch // every + (last % every > 0)
+
+
+def _of(state: State, course: Course) -> int:
+    """Return how many epochs the run has; the last one takes up to half an epoch more, or lacks as much."""
+    steps = course.config.recipe.steps
+    total = state.total
+    if not total and course.budget:
+        total = state.step + floor(max(0.0, course.budget - state.seconds) / max(state.pace.step, 1e-6))
+    return max(floor(total / steps + 0.5), state.epoch + (not finished(state)), 1)
+
+
+def _epoch_end(state: State, course: Course) -> int:
+    """Return after how many steps the epoch that is under way ends."""
+    end = (state.epoch + 1) * course.config.recipe.steps
+    return state.total if state.total and state.epoch + 1 >= _of(state, course) else end
+
+
+def _validate(state: State, course: Course, check: Callable[[], None]) -> Score | None:
+    """Validate the averaged weights where it is time to."""
+    number = state.epoch + 1
+    if state.rhythm is None or not (number % state.rhythm.every == 0 or finished(state)):
+        return None
+    begin = time.perf_counter()
+    chosen = spread(course.held_out, state.rhythm.cases)
+    score = validate(state.average, chosen, course.config, course.labels, course.precision, check)
+    state.pace = state.pace.after_validation(time.perf_counter() - begin)
+    return score
+
+
+def _close(state: State, course: Course, score: Score | None) -> Epoch:
+    """End an epoch: take the score into the state and return what is known."""
+    of = _of(state, course)
+    state.epoch += 1
+    dice = score.dice if score else None
+    improved = dice is not None and (state.best is None or dice > state.best)
+    if improved:
+        state.best, state.best_epoch = dice, state.epoch
+    loss = state.loss_sum / max(state.loss_count, 1)
+    state.loss_sum, state.loss_count = 0.0, 0
+    left = (state.total - state.step) * state.pace.step + _rounds(state, course) * state.pace.validation
+    if not state.total:
+        left = (course.budget or 0.0) - state.seconds
+    return Epoch(
+        number=state.epoch,
+        of=of,
+        step=state.step,
+        loss=loss,
+        rate=state.optimiser.param_groups[0]["lr"],
+        dice=dice,
+        per_label=dict(score.per_label) if score else None,
+        best=state.best,
+        improved=improved,
+        seconds=state.seconds,
+        seconds_left=max(0.0, left) if not finished(state) else 0.0,
+        memory_gib=machine.peak(),
+        patience_left=max(0, course.patience - state.epoch + state.best_epoch) if course.patience else None,
+    )

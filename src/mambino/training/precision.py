@@ -1,0 +1,75 @@
+"""In which number format a network learns: bfloat16 where the hardware gains from it."""
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from mambino.core.plan import Config
+
+GAIN = 1.15
+"""bfloat16 is taken on a processor when it makes a step so many times faster."""
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """Where and how numbers are computed.
+
+    Attributes:
+        device: of the network and the batches.
+        name: "float32", or "bf16": convolutions and products in bfloat16, weights and sums in float32.
+    """
+
+    device: torch.device
+    name: Literal["float32", "bf16"] = "float32"
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Return the context that the forward pass runs in."""
+        if self.name == "float32":
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+
+def choose_precision(
+    asked: Literal["auto", "float32", "bf16"], device: torch.device, network: nn.Module, config: Config
+) -> Precision:
+    """Return the precision asked for; "auto" takes bfloat16 where that is faster.
+
+    A GPU that has it gains. A processor with instructions for it (AVX512-BF16, AMX) is measured, with a few steps;
+    others are slower with it. Two runs that must be equal should therefore ask for a precision by name.
+    """
+    if asked != "auto":
+        return Precision(device, asked)
+    slow, fast = Precision(device, "float32"), Precision(device, "bf16")
+    if device.type == "cuda":
+        return fast if torch.cuda.is_bf16_supported(including_emulation=False) else slow
+    if device.type != "cpu" or not processor_has_bf16():
+        return slow
+    shape = (config.batch, config.network.in_channels, *config.patch)
+    return fast if _seconds(network, shape, slow) > GAIN * _seconds(network, shape, fast) else slow
+
+
+def processor_has_bf16() -> bool:
+    """Tell whether this processor multiplies bfloat16 numbers itself."""
+    # These are the only names torch offers for it; a version without them is taken as "no".
+    known = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    asks: list[Callable[[], bool]] = [getattr(torch.cpu, name) for name in known if hasattr(torch.cpu, name)]
+    return any(ask() for ask in asks)
+
+
+def _seconds(network: nn.Module, shape: tuple[int, ...], precision: Precision) -> float:
+    """Time a step without an update; the network keeps its weights and has no gradients afterwards."""
+    images = torch.zeros(shape, device=precision.device)
+    times = []
+    for _ in range(3):
+        begin = time.perf_counter()
+        with precision.autocast():
+            logits: Tensor = network(images)
+        torch.autograd.backward(logits.float().mean())
+        times.append(time.perf_counter() - begin)
+    network.zero_grad(set_to_none=True)
+    return min(times)

@@ -1,0 +1,181 @@
+"""The folder of a run: options, log, resumable state and the two bundles, and whether it may be gone on with."""
+
+import json
+import platform
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from mambino.core.options import TrainOptions
+from mambino.core.plan import Config, Plan
+from mambino.core.provenance import Provenance
+from mambino.core.records import dump, read, record, write, write_text
+from mambino.errors import OptionError
+from mambino.training.loop import Epoch
+from mambino.training.state import State, load_state, save_state
+from mambino.weights.bundle import Bundle, save
+
+
+@record
+class Run:
+    """What a run was started with; `options.json` in its folder.
+
+    Attributes:
+        format: version of this record.
+        options: of `train`, as given.
+        name: of the configuration.
+        config: the configuration itself.
+        precision: the one chosen, where `options` leaves it open.
+        training, held_out: names of the cases.
+    """
+
+    format: int = 1
+    options: TrainOptions
+    name: str
+    config: Config
+    precision: Literal["float32", "bf16"] = "float32"
+    training: tuple[str, ...]
+    held_out: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """Where the files of a run lie."""
+
+    path: Path
+
+    @property
+    def options(self) -> Path:
+        """What the run was started with."""
+        return self.path / "options.json"
+
+    @property
+    def log(self) -> Path:
+        """One line of JSON an epoch."""
+        return self.path / "log.jsonl"
+
+    @property
+    def state(self) -> Path:
+        """All that is needed to go on."""
+        return self.path / "state.pt"
+
+    @property
+    def model(self) -> Path:
+        """The best weights on validation, or the last where nothing was validated."""
+        return self.path / "model.safetensors"
+
+    @property
+    def last(self) -> Path:
+        """The last weights."""
+        return self.path / "last.safetensors"
+
+
+def previous(folder: Folder, options: TrainOptions) -> Run | None:
+    """Return the run that the folder holds, where there is one to go on with.
+
+    Raises:
+        OptionError: there is one, and going on was not asked for.
+    """
+    if not (folder.options.exists() and folder.state.exists()):
+        return None
+    run = read(Run, folder.options)
+    if not options.resume:
+        raise OptionError(
+            f"{folder.path} already holds a run",
+            hint="add --resume to go on with it, or remove the folder to start again",
+        )
+    return run
+
+
+def check_same(old: Run, new: Run, folder: Folder) -> None:
+    """Refuse to go on with a run that learns something else.
+
+    Raises:
+        OptionError: names the option and both values.
+    """
+    for name in ("seed", "fold", "folds"):
+        before, now = getattr(old.options, name), getattr(new.options, name)
+        if before != now:
+            raise OptionError(
+                f"{folder.path} holds a run with --{name} {before}, it cannot go on with --{name} {now}",
+                hint=f"give --{name} {before}, or remove the folder to start again",
+            )
+    hint = "remove the folder to start again with the plan as it is now"
+    changed = [name for name in old.config.__slots__ if getattr(old.config, name) != getattr(new.config, name)]  # type: ignore[attr-defined]
+    if changed:
+        before, now = getattr(old.config, changed[0]), getattr(new.config, changed[0])
+        raise OptionError(f"{folder.path} holds a run with {changed[0]} {before}, the plan now has {now}", hint=hint)
+    if (old.training, old.held_out) != (new.training, new.held_out):
+        raise OptionError(
+            f"{folder.path} holds a run on {len(old.training)} + {len(old.held_out)} cases, "
+            f"the prepared ones are now {len(new.training)} + {len(new.held_out)}, or others",
+            hint=hint,
+        )
+
+
+def open_run(folder: Folder, run: Run, old: Run | None, state: State) -> None:
+    """Begin a run's folder, or fill `state` from it and cut the log back to the state."""
+    if old is None:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        write(run, folder.options)
+        write_text("", folder.log)
+        return
+    load_state(state, folder.state)
+    lines = folder.log.read_text(encoding="utf-8").splitlines() if folder.log.exists() else []
+    kept = [line for line in lines if _number(line) <= state.epoch]
+    write_text("".join(line + "\n" for line in kept), folder.log)
+    length = ("epochs", "minutes")
+    if any(getattr(old.options, name) != getattr(run.options, name) for name in length):
+        state.total = 0
+        write(run, folder.options)
+
+
+def log(epoch: Epoch, folder: Folder) -> None:
+    """Add a line to the log."""
+    with folder.log.open("a", encoding="utf-8") as file:
+        file.write(dump(epoch, indent=None) + "\n")
+
+
+def keep(folder: Folder, state: State, plan: Plan, run: Run) -> None:
+    """Write the state to go on from, and the last weights."""
+    save_state(state, folder.state)
+    save(bundle(state, plan, run, None), folder.last)
+
+
+def bundle(state: State, plan: Plan, run: Run, score: float | None) -> Bundle:
+    """Return the averaged weights as a bundle, with where they are from."""
+    network: nn.Module = state.average
+    provenance = Provenance(
+        dataset=plan.dataset,
+        cases=len(run.training),
+        held_out=run.held_out,
+        seed=run.options.seed,
+        steps=state.step,
+        seconds=round(state.seconds, 1),
+        score=score,
+        versions=versions(),
+    )
+    return Bundle(network=network, config=run.config, labels=plan.labels, channels=plan.channels, provenance=provenance)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result depends on."""
+    return {
+        "mambino": version("mambino"),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _number(line: str) -> int:
+    """Return the epoch of a line of the log; a line cut short by a full disk belongs to none."""
+    try:
+        return int(json.loads(line)["number"])
+    except (ValueError, KeyError, TypeError):
+        return 1 << 60

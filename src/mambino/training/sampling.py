@@ -1,0 +1,236 @@
+"""Where patches come from: a random case, a random place, read without reading the case.
+
+Batch number k of a run depends on the seed and on k alone, so that a run which goes on after a stop
+sees the batches it would have seen, however many were prepared in advance.
+"""
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Generator as Yielding
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import count
+from math import prod
+from typing import Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from torch import Generator, Tensor
+
+from mambino.core import machine
+from mambino.core.labels import Labels
+from mambino.core.plan import Config
+from mambino.errors import DataError, Error
+from mambino.training.augmentation import Augmentation, change_intensities, margins, mirror, spatial_matrix, warp
+from mambino.training.intensity import below
+from mambino.training.loss import IGNORED, learnable
+
+T = TypeVar("T")
+
+AHEAD = 4
+"""Batches that are prepared in advance."""
+HELD_SHARE = 0.25
+"""Prepared cases are kept in memory when all of them take at most this share of what is free."""
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """A prepared case: its size, a sample of the voxels of each label, and any part of it."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def locations(self) -> Mapping[int, NDArray[np.integer]]: ...
+    def image_patch(self, start: Sequence[int], stop: Sequence[int]) -> NDArray[np.float32]: ...
+    def labels_patch(self, start: Sequence[int], stop: Sequence[int]) -> NDArray[np.int16]: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeldCase:
+    """A prepared case in memory."""
+
+    id: str
+    shape: tuple[int, ...]
+    locations: Mapping[int, NDArray[np.integer]]
+    image: NDArray[np.float32]
+    labels: NDArray[np.int16]
+
+    def image_patch(self, start: Sequence[int], stop: Sequence[int]) -> NDArray[np.float32]:
+        """Return the voxels [c *s] from `start` to before `stop`."""
+        return self.image[(slice(None), *map(slice, start, stop))]
+
+    def labels_patch(self, start: Sequence[int], stop: Sequence[int]) -> NDArray[np.int16]:
+        """Return the label numbers [*s] from `start` to before `stop`."""
+        return self.labels[tuple(map(slice, start, stop))]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """What one step learns from: patches, and the label number of each voxel (`IGNORED`: not learnt)."""
+
+    images: Float[Tensor, "b c *s"]
+    target: Int[Tensor, "b *s"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Patches:
+    """A source of batches.
+
+    Attributes:
+        cases: to draw from, each as likely as the others.
+        labels: of the data set.
+        patch: size in voxels.
+        batch: patches in a batch.
+        foreground: share of patches whose centre is a voxel of a structure.
+        augmentation: what happens to them.
+        seed: of everything random.
+        slices: the patch is one slice of a case with one axis more.
+    """
+
+    cases: Sequence[Readable]
+    labels: Labels
+    patch: tuple[int, ...]
+    batch: int
+    foreground: float
+    augmentation: Augmentation
+    seed: int
+    slices: bool = False
+
+    def __call__(self, number: int) -> Batch:
+        """Return batch `number`; the same number gives the same batch."""
+        generator = Generator().manual_seed(mixed(self.seed, number))
+        images, targets = zip(*[self._draw(generator) for _ in range(self.batch)], strict=True)
+        return Batch(torch.stack(images), learnable(self.labels, torch.stack(targets)))
+
+    def _draw(self, generator: Generator) -> tuple[Float[Tensor, "c *s"], Int[Tensor, "*s"]]:
+        case = self.cases[_below(len(self.cases), generator)]
+        size = (1, *self.patch) if self.slices else self.patch
+        start = place(case, size, self.foreground, generator)
+        matrix = spatial_matrix(self.augmentation.turn, self.augmentation.spacing, generator)
+        margin = (0,) * len(self.patch) if matrix is None else margins(matrix, self.patch)
+        wide = (0, *margin) if self.slices else margin
+        image, labels = read(case, [s - m for s, m in zip(start, wide, strict=True)],
+                             [s + 2 * m for s, m in zip(size, wide, strict=True)])  # fmt: skip
+        if self.slices:
+            image, labels = image[:, 0], labels[0]
+        if matrix is not None:
+            image, labels = warp(image, labels, matrix, self.patch)
+        image, labels = mirror(image, labels, self.augmentation, generator)
+        return change_intensities(image, self.augmentation, generator), labels
+
+
+def patches(cases: Sequence[Readable], config: Config, labels: Labels, how: Augmentation, seed: int) -> Patches:
+    """Return the source of batches that a configuration asks for."""
+    return Patches(
+        cases=cases,
+        labels=labels,
+        patch=config.patch,
+        batch=config.batch,
+        foreground=config.recipe.foreground,
+        augmentation=how,
+        seed=seed,
+        slices=config.slice_axis is not None,
+    )
+
+
+def place(case: Readable, size: Sequence[int], foreground: float, generator: Generator) -> tuple[int, ...]:
+    """Draw where a patch of `size` voxels starts.
+
+    With probability `foreground` its centre is a voxel of a structure (each structure of the case is
+    equally likely), moved only as far as the patch would otherwise leave the case. Where a case is
+    smaller than the patch, it lies in the middle (the start is negative).
+    """
+    # Halves round down, as where windows are padded to predict.
+    first = [min(0, -((p - s) // 2)) for s, p in zip(case.shape, size, strict=True)]
+    last = [max(f, s - p) for f, s, p in zip(first, case.shape, size, strict=True)]
+    present = [number for number, voxels in sorted(case.locations.items()) if number > 0 and len(voxels)]
+    if below(foreground, generator) and present:
+        voxels = case.locations[present[_below(len(present), generator)]]
+        centre = voxels[_below(len(voxels), generator)]
+        wanted = [int(c) - p // 2 for c, p in zip(centre, size, strict=True)]
+        return tuple(min(max(w, f), t) for w, f, t in zip(wanted, first, last, strict=True))
+    return tuple(f + _below(t - f + 1, generator) for f, t in zip(first, last, strict=True))
+
+
+def read(case: Readable, start: Sequence[int], size: Sequence[int]) -> tuple[Float[Tensor, "c *s"], Int[Tensor, "*s"]]:
+    """Read a part of a case; outside of the case the image is zero and nothing is learnt.
+
+    Raises:
+        DataError: the stored case cannot be read.
+    """
+    low = [min(max(a, 0), s) for a, s in zip(start, case.shape, strict=True)]
+    high = [min(max(a + n, lo), s) for a, n, lo, s in zip(start, size, low, case.shape, strict=True)]
+    try:
+        image, labels = case.image_patch(low, high), case.labels_patch(low, high)
+    except Error:
+        raise
+    except Exception as error:
+        raise DataError(
+            f"case {case.id}: its prepared voxels cannot be read: {error}",
+            hint="prepare it again: mambino preprocess WORK",
+        ) from error
+    inside = tuple(slice(lo - a, hi - a) for lo, hi, a in zip(low, high, start, strict=True))
+    voxels = torch.zeros(image.shape[0], *size)
+    numbers = torch.full(tuple(size), IGNORED, dtype=torch.int16)
+    voxels[(slice(None), *inside)] = torch.from_numpy(np.ascontiguousarray(image))
+    numbers[inside] = torch.from_numpy(np.ascontiguousarray(labels, dtype=np.int16))
+    return voxels, numbers
+
+
+def held(cases: Sequence[Readable], channels: int) -> Sequence[Readable]:
+    """Return the cases in memory where all of them are small beside what is free, else as they are."""
+    size = sum(prod(case.shape) for case in cases) * (4 * channels + 2) / 2**30
+    if size > HELD_SHARE * machine.memory():
+        return cases
+    return [_hold(case) for case in cases]
+
+
+def stream(make: Callable[[int], T], first: int, workers: int) -> Yielding[T, None, None]:
+    """Yield make(first), make(first + 1), ... for ever, prepared in advance by `workers` threads.
+
+    What goes wrong in a thread is raised here, in its turn. Without workers everything happens on demand.
+    """
+    if workers == 0:
+        yield from map(make, count(first))
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="patches", initializer=torch.set_num_threads, initargs=(1,))
+    threads = torch.get_num_threads()
+    try:
+        waiting = deque(pool.submit(make, number) for number in range(first, first + AHEAD))
+        for number in count(first + AHEAD):
+            batch = waiting.popleft().result()
+            torch.set_num_threads(threads)  # a starting worker sets it for everybody
+            waiting.append(pool.submit(make, number))
+            yield batch
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def mixed(seed: int, number: int) -> int:
+    """Return a 63-bit seed that differs wildly between neighbours (splitmix64)."""
+    mask = (1 << 64) - 1
+    value = (seed * 0x9E3779B97F4A7C15 + number + 0x632BE59BD9B4E019) & mask
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        value = ((value ^ (value >> shift)) * factor) & mask
+    return (value ^ (value >> 31)) >> 1
+
+
+def _hold(case: Readable) -> HeldCase:
+    whole = [0] * len(case.shape), case.shape
+    try:
+        image, labels = case.image_patch(*whole), case.labels_patch(*whole)
+    except Error:
+        raise
+    except Exception as error:
+        raise DataError(
+            f"case {case.id}: its prepared voxels cannot be read: {error}",
+            hint="prepare it again: mambino preprocess WORK",
+        ) from error
+    return HeldCase(case.id, tuple(case.shape), case.locations, np.asarray(image), np.asarray(labels))
+
+
+def _below(limit: int, generator: Generator) -> int:
+    return int(torch.randint(limit, (), generator=generator).item())

@@ -1,0 +1,143 @@
+"""Everything that changes while a network learns, and how it is kept to go on later."""
+
+from dataclasses import asdict, dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, AdamW, Optimizer
+
+from mambino.core.plan import Recipe
+from mambino.core.records import replacing
+from mambino.errors import FileFormatError
+from mambino.training.schedule import Pace
+from mambino.training.validation import Rhythm
+
+FORMAT = 1
+SPAN = 9.0
+"""The averaged weights look back over about a tenth (1 / (SPAN + 1)) of all steps so far."""
+LONGEST = 0.999
+"""Largest decay of the average."""
+
+
+@dataclass(slots=True, eq=False)
+class State:
+    """A run at some moment. The only thing that `epochs` changes.
+
+    Attributes:
+        network: learns.
+        average: the same network with a moving average of its weights; validated and kept.
+        optimiser: of `network`.
+        step: steps done.
+        total: steps of the whole run; 0 while a time budget has not settled it.
+        progress: share of the schedule done.
+        epoch: epochs done, validation included.
+        seconds: spent so far.
+        best, best_epoch: highest validation Dice, and when.
+        loss_sum: of the steps of the unfinished epoch.
+        loss_count: how many these are.
+        rhythm: of validation, once it is known.
+        pace: how long things take.
+    """
+
+    network: nn.Module
+    average: nn.Module
+    optimiser: Optimizer
+    step: int = 0
+    total: int = 0
+    progress: float = 0.0
+    epoch: int = 0
+    seconds: float = 0.0
+    best: float | None = None
+    best_epoch: int = 0
+    loss_sum: float = 0.0
+    loss_count: int = 0
+    rhythm: Rhythm | None = None
+    pace: Pace = Pace()  # noqa: RUF009 - a frozen value
+
+
+NUMBERS = ("step", "total", "progress", "epoch", "seconds", "best", "best_epoch", "loss_sum", "loss_count")
+
+
+def optimiser(network: nn.Module, recipe: Recipe) -> Optimizer:
+    """Return the optimiser of a recipe; vectors (biases, norms) and what asks for it are not decayed."""
+    decayed: list[Tensor] = []
+    free: list[Tensor] = []
+    for parameter in network.parameters():
+        plain = parameter.ndim >= 2 and not getattr(parameter, "_no_weight_decay", False)
+        (decayed if plain else free).append(parameter)
+    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": free, "weight_decay": 0.0}]
+    if recipe.optimiser == "sgd":
+        return SGD(groups, lr=recipe.rate, momentum=0.99, nesterov=True)
+    return AdamW(groups, lr=recipe.rate)
+
+
+@torch.no_grad()
+def follow(average: nn.Module, network: nn.Module, step: int) -> None:
+    """Move the averaged weights towards those of the network after `step` steps.
+
+    The decay is step / (step + SPAN + 1), so that the span grows with the run and short runs gain too
+    (polynomial decay, Shamir and Zhang 2013).
+    """
+    decay = min(LONGEST, step / (step + SPAN + 1))
+    torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
+    for mean, now in zip(average.buffers(), network.buffers(), strict=True):
+        mean.copy_(now)
+
+
+def save_state(state: State, path: Path) -> None:
+    """Write a state, all of it or nothing; tensors and plain values only."""
+    content = {
+        "format": FORMAT,
+        "network": state.network.state_dict(),
+        "average": state.average.state_dict(),
+        "optimiser": state.optimiser.state_dict(),
+        "numbers": {name: getattr(state, name) for name in NUMBERS},
+        "rhythm": asdict(state.rhythm) if state.rhythm else None,
+        "pace": asdict(state.pace),
+        "random": random_states(),
+    }
+    packed = BytesIO()  # torch reports a full disk as no OSError, a file does
+    torch.save(content, packed)
+    with replacing(path) as part:
+        part.write_bytes(packed.getbuffer())
+
+
+def load_state(state: State, path: Path) -> None:
+    """Fill a fresh state with a saved one, random states of torch included.
+
+    Raises:
+        FileFormatError: the file is missing, damaged, or of another network.
+    """
+    try:
+        content = torch.load(path, weights_only=True, map_location="cpu")
+        if content["format"] != FORMAT:
+            raise KeyError(f"format {content['format']}, expected {FORMAT}")
+        state.network.load_state_dict(content["network"])
+        state.average.load_state_dict(content["average"])
+        state.optimiser.load_state_dict(content["optimiser"])
+    except Exception as error:
+        raise FileFormatError(
+            f"{path} cannot be gone on from: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
+            hint="remove the run's folder to start again",
+        ) from error
+    for name in NUMBERS:
+        setattr(state, name, content["numbers"][name])
+    state.rhythm = Rhythm(**content["rhythm"]) if content["rhythm"] else None
+    state.pace = Pace(**content["pace"])
+    set_random_states(content["random"])
+
+
+def random_states() -> dict[str, Any]:
+    """Return the states of torch's own generators, which dropout draws from."""
+    cuda: list[Tensor] = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def set_random_states(states: dict[str, Any]) -> None:
+    """Set the states of torch's own generators."""
+    torch.set_rng_state(states["cpu"])
+    if torch.cuda.is_available() and len(states["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(states["cuda"])

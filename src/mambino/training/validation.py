@@ -1,0 +1,148 @@
+"""How good a network is on whole cases that it does not learn from."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil
+from statistics import fmean
+from typing import TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mambino.core.labels import Labels
+from mambino.core.plan import Config
+from mambino.metrics.overlap import counts, dice
+from mambino.ops.windows import blend, positions
+from mambino.training.precision import Precision
+from mambino.training.sampling import Readable
+
+T = TypeVar("T")
+
+OVERLAP = 0.25
+"""Of windows while validating; predicting has 0.5, which costs up to three times as much for a third decimal."""
+SHARE = 0.1
+"""Validation takes at most about this share of the time."""
+ROUNDS = (4, 50)
+"""Fewest and most validations of a run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rhythm:
+    """How often to validate, and on how many of the held-out cases.
+
+    Attributes:
+        every: epochs between two validations.
+        cases: how many cases, spread evenly over all that are held out.
+    """
+
+    every: int
+    cases: int
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Dice on the prepared grid: of each structure as a mean over cases, and the mean of these.
+
+    None: no case has the structure, and nothing was predicted.
+    """
+
+    dice: float | None
+    per_label: Mapping[str, float | None]
+
+
+def rhythm(cases: Sequence[Readable], config: Config, epochs: int, asked: int = 0) -> Rhythm:
+    """Choose so that validation costs about a tenth of a run of so many epochs.
+
+    The cost is counted, not measured, so that equal runs validate at equal moments: a window costs one
+    forward pass, a training step three for each patch.
+
+    Args:
+        asked: epochs between validations that the user wants; 0 leaves the choice to us.
+    """
+    epoch = 3 * config.batch * config.recipe.steps
+    costs = [len(windows(case.shape, config)) for case in cases]
+    count = len(cases)
+    while count > 1 and sum(spread(costs, count)) * ROUNDS[0] > SHARE * epoch * epochs:
+        count -= 1
+    most = epochs // ROUNDS[0]
+    every = ceil(max(sum(spread(costs, count)) / (SHARE * epoch), epochs / ROUNDS[1]))
+    return Rhythm(asked or max(1, min(every, most)), count)
+
+
+def spread(values: Sequence[T], count: int) -> Sequence[T]:
+    """Return `count` of the values, evenly spaced."""
+    return [values[int((i + 0.5) * len(values) / count)] for i in range(count)]
+
+
+def windows(shape: Sequence[int], config: Config) -> list[tuple[int, ...]]:
+    """Return where windows start on a case of this size, all slices together."""
+    if config.slice_axis is None:
+        return positions(shape, config.patch, OVERLAP)
+    return positions(shape, (1, *config.patch), (0.0, *[OVERLAP] * config.dim))
+
+
+def validate(
+    network: nn.Module,
+    cases: Sequence[Readable],
+    config: Config,
+    labels: Labels,
+    precision: Precision,
+    check: Callable[[], None] = lambda: None,
+) -> Score:
+    """Segment each case with sliding windows and compare; `check` is called between cases and may raise."""
+    found: dict[str, list[float]] = {name: [] for name in labels.names}
+    training = network.training
+    network.eval()
+    try:
+        for case in cases:
+            check()
+            scores = _score(network, case, config, labels, precision)
+            for name, values in found.items():
+                values.extend(value for value in [scores[name]] if value is not None)
+    finally:
+        network.train(training)
+    per_label = {name: fmean(values) if values else None for name, values in found.items()}
+    known = [value for value in per_label.values() if value is not None]
+    return Score(fmean(known) if known else None, per_label)
+
+
+def _score(
+    network: nn.Module, case: Readable, config: Config, labels: Labels, precision: Precision
+) -> dict[str, float | None]:
+    whole = [0] * len(case.shape), case.shape
+    image = torch.from_numpy(np.ascontiguousarray(case.image_patch(*whole))).to(precision.device)
+    truth = np.asarray(case.labels_patch(*whole))
+    valid = (truth >= 0) & (truth != (-1 if labels.ignore is None else labels.ignore))
+    masks = _masks(_logits(network, image, config, precision), labels)
+    return {
+        name: dice(counts(mask, np.isin(truth, group), valid))
+        for (name, group), mask in zip(labels.names.items(), masks, strict=True)
+    }
+
+
+def _logits(
+    network: nn.Module, image: Float[Tensor, "c *s"], config: Config, precision: Precision
+) -> Float[Tensor, "k *s"]:
+    def forward(batch: Tensor) -> Tensor:
+        with torch.no_grad(), precision.autocast():
+            logits: Tensor = network(batch)
+        return logits.float()
+
+    def blended(array: Tensor) -> Tensor:
+        slabs = blend(forward, array, config.patch, OVERLAP, batch=config.batch)
+        return torch.cat([slab.scores for slab in slabs], 1)
+
+    if config.slice_axis is None:
+        return blended(image)
+    return torch.stack([blended(image[:, i]) for i in range(image.shape[1])], 1)
+
+
+def _masks(logits: Float[Tensor, "k *s"], labels: Labels) -> list[NDArray[np.bool_]]:
+    """Return one mask a structure; regions may overlap."""
+    if labels.has_regions:
+        return list((logits > 0).cpu().numpy())
+    winner = logits.argmax(0).cpu().numpy()
+    return [np.isin(winner, group) for group in labels.names.values()]

@@ -1,0 +1,139 @@
+"""Patches are turned, scaled and mirrored as told, labels with their images, and every draw is repeatable."""
+
+from math import pi
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mambino.core.labels import Labels
+from mambino.errors import OptionError
+from mambino.training.augmentation import (
+    Augmentation,
+    Turn,
+    augmentation,
+    margins,
+    mirror,
+    spatial_matrix,
+    swapped_numbers,
+    warp,
+)
+from tests.close import assert_close
+from tests.training.toys import TWO, config
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def only_mirror(axes, swap_axis=None, swap=()):
+    return Augmentation(None, (1.0, 1.0), axes, swap_axis, swap, ())
+
+
+def rotation(angle):
+    angle = torch.tensor(angle, dtype=torch.float64)
+    return torch.stack([torch.stack([angle.cos(), -angle.sin()]), torch.stack([angle.sin(), angle.cos()])])
+
+
+@pytest.mark.parametrize("size", [(7, 5), (6, 8), (4, 5, 6)])
+def test_turning_by_nothing_reads_the_patch(size):
+    image, labels = torch.randn(2, *size), torch.randint(0, 3, size)
+    matrix = torch.eye(len(size), dtype=torch.float64)
+    assert margins(matrix, size) == (0,) * len(size)
+    turned, numbers = warp(image, labels, matrix, size)
+    assert_close(turned, image)
+    assert torch.equal(numbers, labels)
+
+
+def test_a_quarter_turn_is_a_quarter_turn():
+    image, labels = torch.randn(1, 6, 6), torch.randint(0, 3, (6, 6))
+    turned, numbers = warp(image, labels, rotation(pi / 2), (6, 6))
+    assert_close(turned, torch.rot90(image, -1, (1, 2)))
+    assert torch.equal(numbers, torch.rot90(labels, -1))
+
+
+@given(angle=st.floats(-pi, pi), zoom=st.floats(0.5, 2), sides=st.tuples(st.integers(1, 30), st.integers(1, 30)))
+@settings(max_examples=50, deadline=None)
+def test_the_box_that_is_read_holds_all_that_is_sampled(angle, zoom, sides):
+    matrix = rotation(angle) / zoom
+    box = [s + 2 * m for s, m in zip(sides, margins(matrix, sides), strict=True)]
+    half_box = (torch.tensor(box, dtype=torch.float64) - 1) / 2
+    corners = torch.cartesian_prod(*[torch.tensor([-(s - 1) / 2, (s - 1) / 2], dtype=torch.float64) for s in sides])
+    assert min(box) >= 1
+    assert ((corners @ matrix.T).abs() <= half_box + 1e-6).all()
+
+
+def test_a_ramp_stays_a_ramp_when_turned():
+    matrix, size = rotation(0.4) / 1.2, (9, 12)
+    box = [s + 2 * m for s, m in zip(size, margins(matrix, size), strict=True)]
+    ramp = torch.stack(torch.meshgrid(*[torch.arange(b) - (b - 1) / 2 for b in box], indexing="ij"))
+    turned, _ = warp(ramp, torch.zeros(box, dtype=torch.int16), matrix, size)
+    offsets = torch.stack(torch.meshgrid(*[torch.arange(s) - (s - 1) / 2 for s in size], indexing="ij"))
+    assert_close(turned, torch.einsum("ij,jyx->iyx", matrix.float(), offsets))
+
+
+def test_rotations_are_rotations_in_millimetres():
+    turn = Turn(1.0, pi / 6, 0.0, 1.0, 1.0, (0, 1, 2))
+    spacing = torch.tensor([3.0, 1.0, 0.5], dtype=torch.float64)
+    matrix = spatial_matrix(turn, spacing.tolist(), generator())
+    world = matrix * spacing[:, None] / spacing[None, :]
+    assert_close(world @ world.T, torch.eye(3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("patch", "spacing", "plane"),
+    [
+        ((16, 64, 64), (5.0, 1.0, 1.0), (1, 2)),
+        ((64, 64, 16), (1.0, 1.0, 1.0), (0, 1)),
+        ((32,) * 3, (1.0,) * 3, (0, 1, 2)),
+    ],
+)
+def test_coarse_or_thin_axes_are_not_turned_into_others(patch, spacing, plane):
+    how = augmentation(config(3, patch, spacing=spacing, recipe={"augmentation": "full"}), TWO)
+    assert how.turn.plane == plane
+    if len(plane) == 2:
+        matrix = spatial_matrix(Turn(1.0, pi, 1.0, 0.7, 1.4, plane), spacing, generator())
+        (other,) = set(range(3)) - set(plane)
+        assert matrix[other].tolist() == [float(i == other) for i in range(3)]
+        assert margins(matrix, patch)[other] == 0
+
+
+def test_mirroring_takes_image_and_labels_together():
+    image = torch.arange(12.0).reshape(1, 3, 4)
+    for seed in range(8):
+        flipped, numbers = mirror(image, image[0].short(), only_mirror((0, 1)), generator(seed))
+        assert torch.equal(flipped[0].short(), numbers)
+
+
+def test_paired_organs_change_their_numbers_exactly_when_left_and_right_do():
+    labels = torch.tensor([[1, 2, -1, 0]], dtype=torch.int16)
+    how = only_mirror((0, 1), 1, swapped_numbers(TWO, [(1, 2)]))
+    seen = set()
+    for seed in range(30):
+        _, numbers = mirror(torch.zeros(1, 1, 4), labels, how, generator(seed))
+        seen.add(tuple(numbers[0].tolist()))
+    assert seen == {(1, 2, -1, 0), (0, -1, 1, 2)}
+
+
+def test_regions_swap_number_by_number():
+    labels = Labels(names={"left": (1, 2), "left core": (2,), "right": (3, 4)}, paint=(1, 2, 3))
+    assert swapped_numbers(labels, [(0, 2)]) == (0, 3, 4, 1, 2)
+
+
+def test_regions_of_different_make_are_refused():
+    labels = Labels(names={"left": (1, 2), "right": (3,)}, paint=(1, 3))
+    with pytest.raises(OptionError, match=r"left and right cannot change places: .* \(1, 2\) and \(3,\)"):
+        swapped_numbers(labels, [(0, 1)])
+
+
+def test_no_augmentation_does_nothing():
+    how = augmentation(config(mirror=(0, 1)), TWO)
+    assert (how.turn, how.mirror, how.intensity) == (None, (), ())
+
+
+def test_equal_generators_draw_equal_matrices():
+    turn = Turn(0.5, pi, 0.5, 0.7, 1.4, (0, 1))
+    for seed in range(10):
+        one, two = (spatial_matrix(turn, (1.0, 1.0), generator(seed)) for _ in range(2))
+        assert (one is None and two is None) or torch.equal(one, two)

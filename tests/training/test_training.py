@@ -1,0 +1,281 @@
+"""The verb: from a prepared folder to two bundles, a log and a state; stopped and gone on with; clear errors."""
+
+import json
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mambino.core.fingerprint import CaseFacts, Fingerprint
+from mambino.core.labels import Labels
+from mambino.core.options import TrainOptions
+from mambino.core.plan import Plan
+from mambino.core.records import write
+from mambino.errors import DataError, FileFormatError, OptionError
+from mambino.preprocessing.case import data_side
+from mambino.preprocessing.store import Origin, Store
+from mambino.training import train
+from mambino.training.choosing import choose_config
+from mambino.weights.bundle import load
+from tests.training.toys import TWO, case, config
+
+SHORT = TrainOptions(epochs=2, folds=3, threads=1)
+
+
+def planned(**changes):
+    one = config(**{"recipe": {"augmentation": "light", "rate": 0.01}} | changes)
+    return Plan(
+        dataset="toys",
+        folder="gone",
+        channels=("light",),
+        labels=TWO,
+        device="cpu",
+        default="2d-unet",
+        configs={"2d-unet": one},
+    )
+
+
+@pytest.fixture
+def work(tmp_path):
+    """Return a work folder with six prepared cases of three patients."""
+    plan = planned()
+    write(plan, tmp_path / "plan.json")
+    store = Store(tmp_path / "prepared" / "2d")
+    for i in range(6):
+        one = case(seed=i, name=f"toy_{i}")
+        origin = Origin(
+            key=str(i),
+            data=data_side(plan.configs["2d-unet"]),
+            patient=f"p{i // 2}",
+            shape=one.shape,
+            spacing=(1.0, 1.0),
+            prepared_spacing=(1.0, 1.0),
+            unit="mm",
+        )
+        store.write(one.id, one.image, one.labels, origin)
+    return tmp_path
+
+
+def lines(run):
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def test_training_leaves_bundles_log_options_and_state(work):
+    seen = []
+    model = train(work, SHORT, on_epoch=seen.append)
+    run = work / "runs" / "2d-unet-0"
+    assert model == run / "model.safetensors"
+    assert {p.name for p in run.iterdir()} == {
+        "model.safetensors",
+        "last.safetensors",
+        "log.jsonl",
+        "options.json",
+        "state.pt",
+    }
+    assert [line["number"] for line in lines(run)] == [e.number for e in seen] == [1, 2]
+    best, last = load(model), load(run / "last.safetensors")
+    assert best.provenance.score == pytest.approx(max(e.dice for e in seen if e.dice is not None))
+    assert (best.provenance.cases, len(best.provenance.held_out)) == (4, 2)
+    assert best.provenance.held_out[0][:-1] == best.provenance.held_out[1][:-1]
+    assert last.provenance.steps == 8
+    assert (best.labels, best.channels, best.provenance.dataset) == (TWO, ("light",), "toys")
+    assert best.network(torch.zeros(1, 1, 16, 16)).shape == (1, 3, 16, 16)
+
+
+def test_cases_of_one_patient_are_never_parted(work):
+    train(work, SHORT)
+    held_out = load(work / "runs" / "2d-unet-0" / "model.safetensors").provenance.held_out
+    assert {int(name[-1]) // 2 for name in held_out} == {int(held_out[0][-1]) // 2}
+
+
+def test_equal_seeds_give_equal_models_and_the_state_of_torch_is_left_alone(work):
+    torch.manual_seed(5)
+    before, threads = torch.get_rng_state(), torch.get_num_threads()
+    train(work, SHORT)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.get_num_threads() == threads
+    first = (work / "runs").rename(work / "runs-before") / "2d-unet-0" / "model.safetensors"
+    one, two = load(first).network.state_dict(), load(train(work, SHORT)).network.state_dict()
+    assert all(torch.equal(a, b) for a, b in zip(one.values(), two.values(), strict=True))
+
+
+def test_all_folds_means_no_validation_and_the_last_weights(work):
+    model = train(work, replace(SHORT, fold="all"))
+    assert model.parent.name == "2d-unet-all"
+    bundle = load(model)
+    assert (bundle.provenance.cases, bundle.provenance.held_out, bundle.provenance.score) == (6, (), None)
+
+
+def test_a_run_is_not_started_twice_unless_asked_to_go_on(work):
+    model = train(work, SHORT)
+    with pytest.raises(OptionError, match="2d-unet-0 already holds a run") as caught:
+        train(work, SHORT)
+    assert "--resume" in caught.value.hint
+    assert "remove the folder" in caught.value.hint
+    before = model.stat().st_mtime_ns
+    assert train(work, replace(SHORT, resume=True)) == model
+    assert model.stat().st_mtime_ns == before
+
+
+def test_going_on_with_more_epochs_goes_on(work):
+    train(work, SHORT)
+    seen = []
+    train(work, replace(SHORT, resume=True, epochs=4), on_epoch=seen.append)
+    assert [e.number for e in seen] == [3, 4]
+    assert [line["number"] for line in lines(work / "runs" / "2d-unet-0")] == [1, 2, 3, 4]
+
+
+def test_ctrl_c_finishes_the_step_and_saves(work):
+    def press(epoch):
+        if epoch.number == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    whole = load(train(work, replace(SHORT, epochs=3))).network.state_dict()
+    (work / "runs").rename(work / "runs-whole")
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        train(work, replace(SHORT, epochs=3), on_epoch=press)
+    assert signal.getsignal(signal.SIGINT) is handler
+    run = work / "runs" / "2d-unet-0"
+    assert torch.load(run / "state.pt", weights_only=True)["numbers"]["step"] == 5
+    resumed = load(train(work, replace(SHORT, epochs=3, resume=True))).network.state_dict()
+    assert all(torch.equal(a, b) for a, b in zip(whole.values(), resumed.values(), strict=True))
+    assert [line["number"] for line in lines(run)] == [1, 2, 3]
+
+
+def test_a_second_ctrl_c_acts_at_once(work):
+    def press(_epoch):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(work, SHORT, on_epoch=press)
+    assert not (work / "runs" / "2d-unet-0" / "state.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"seed": 3}, "holds a run with --seed 0, it cannot go on with --seed 3"),
+        ({"folds": 2}, "holds a run with --folds 3, it cannot go on with --folds 2"),
+    ],
+)
+def test_another_run_is_not_gone_on_with(work, changes, words):
+    train(work, SHORT)
+    with pytest.raises(OptionError, match=words):
+        train(work, replace(SHORT, resume=True, **changes))
+
+
+def test_a_run_of_another_plan_is_not_gone_on_with(work):
+    train(work, SHORT)
+    write(planned(batch=3), work / "plan.json")
+    with pytest.raises(OptionError, match="holds a run with batch 2, the plan now has 3"):
+        train(work, replace(SHORT, resume=True))
+
+
+def test_a_run_on_other_cases_is_not_gone_on_with(work):
+    train(work, SHORT)
+    Store(work / "prepared" / "2d").remove("toy_0")
+    with pytest.raises(OptionError, match=r"holds a run on 4 \+ 2 cases, the prepared ones are now 3 \+ 2"):
+        train(work, replace(SHORT, resume=True))
+
+
+def test_patience_ends_a_run_for_good(work):
+    write(planned(recipe={"rate": 0.0}), work / "plan.json")
+    seen = []
+    options = replace(SHORT, epochs=50, patience=2, validate_every=1)
+    train(work, options, on_epoch=seen.append)
+    assert [e.patience_left for e in seen] == [2, 1, 0]
+    train(work, replace(options, resume=True), on_epoch=seen.append)
+    assert len(seen) == 3
+
+
+def test_a_time_budget_of_seconds_gives_a_model(work):
+    seen = []
+    train(work, replace(SHORT, epochs=None, minutes=0.03), on_epoch=seen.append)
+    assert seen[-1].seconds == pytest.approx(1.8, rel=0.2)
+    assert seen[-1].dice is not None
+
+
+@pytest.mark.parametrize("missing", ["plan", "prepared", "cases"])
+def test_what_is_missing_is_named_with_the_command_that_makes_it(work, missing):
+    if missing == "plan":
+        (work / "plan.json").unlink()
+        words, command = "holds no plan.json", "mambino plan"
+    elif missing == "prepared":
+        (work / "prepared").rename(work / "elsewhere")
+        words, command = "2d holds no prepared cases", "mambino preprocess"
+    else:
+        facts = [
+            CaseFacts(id=f"toy_{i}", shape=(1,), cropped=(1,), spacing=(1.0,), orientation="", counts={})
+            for i in range(8)
+        ]
+        write(Fingerprint(source="", cases=tuple(facts), intensities=(), unit="mm"), work / "fingerprint.json")
+        words, command = "2 of 8 cases are not prepared, the first is toy_6", "mambino preprocess"
+    with pytest.raises(DataError, match=words) as caught:
+        train(work, SHORT)
+    assert command in caught.value.hint
+
+
+def test_cases_prepared_for_another_plan_are_refused(work):
+    write(planned(spacing=(2.0, 1.0)), work / "plan.json")
+    with pytest.raises(DataError, match="case toy_0 was prepared with other settings"):
+        train(work, SHORT)
+
+
+def test_a_damaged_case_is_named(work):
+    (work / "prepared" / "2d" / "toy_3.image.b2nd").write_bytes(b"nothing")
+    with pytest.raises(FileFormatError, match="toy_3"):
+        train(work, SHORT)
+
+
+def test_a_fold_that_does_not_exist_is_refused(work):
+    with pytest.raises(OptionError, match="there is no fold 3 of 3"):
+        train(work, replace(SHORT, fold=3))
+
+
+def test_a_typo_in_the_plan_is_named(work):
+    text = (work / "plan.json").read_text().replace('"patch"', '"pach"')
+    (work / "plan.json").write_text(text)
+    with pytest.raises(FileFormatError, match=r"plan\.json is not a valid plan"):
+        train(work, SHORT)
+
+
+def several():
+    two, three = config(), config(3)
+    mamba = replace(three, network=replace(three.network, name="lightm_unet"))
+    return replace(planned(), default="3d-unet", configs={"2d-unet": two, "3d-unet": three, "3d-lightm_unet": mamba})
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "expected"),
+    [
+        (None, None, "3d-unet"),
+        ("3d", None, "3d-unet"),
+        ("2d", None, "2d-unet"),
+        ("3d", "lightm_unet", "3d-lightm_unet"),
+        (None, "lightm_unet", "3d-lightm_unet"),
+        ("3d-lightm_unet", None, "3d-lightm_unet"),
+        ("3d-lightm_unet", "lightm_unet", "3d-lightm_unet"),
+    ],
+)
+def test_a_configuration_is_found_by_dimension_and_network(name, model, expected):
+    assert choose_config(several(), name, model) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "model"), [("4d", None), ("2d", "lightm_unet"), ("3d-unet", "lightm_unet"), ("3d-x", None)]
+)
+def test_an_unknown_configuration_is_refused_with_those_there_are(name, model):
+    with pytest.raises(OptionError, match="the plan has no configuration") as caught:
+        choose_config(several(), name, model)
+    assert "2d-unet, 3d-unet, 3d-lightm_unet" in caught.value.hint
+
+
+def test_a_dimension_with_several_networks_and_no_default_must_be_named():
+    plan = replace(several(), default="2d-unet", labels=Labels(names={"a": (1,), "b": (2,)}))
+    with pytest.raises(OptionError, match="the plan has 2 configurations 3d") as caught:
+        choose_config(plan, "3d", None)
+    assert "3d-unet, 3d-lightm_unet" in caught.value.hint
