@@ -128,14 +128,14 @@ def matched(name: str, ours: Side, theirs: Side) -> Row:
     return Row(name, Side(tuple(best), ours.batch, ours.schemes, ours.features), theirs)
 
 
+HEADINGS = ("data set", "spacing", "intensity", "stages", "strides", "patch", "theirs", "batch", "theirs", "differs in")
+
+
 def table(found: Sequence[Row]) -> Iterator[str]:
     """Yield the lines of a table in Markdown."""
-    yield "| data set | spacing | intensity | stages | strides of each axis | patch: ours | nnU-Net | batch: ours | nnU-Net | differs in |"
-    yield "|---|---|---|---|---|---|---|---|---|---|"
+    yield f"| {' | '.join(HEADINGS)} |"
+    yield "|---" * len(HEADINGS) + "|"
     for row in found:
-        differs = ", ".join(name for name, same in row.same.items() if not same)
-        if not differs and row.ours.axes != row.theirs.axes:
-            differs = "–" if _sizes(row.ours) == _sizes(row.theirs) else "patch, by a step"
         cells = (
             row.name,
             " x ".join(f"{axis.spacing:.4g}" for axis in row.ours.axes),
@@ -146,7 +146,7 @@ def table(found: Sequence[Row]) -> Iterator[str]:
             _sizes(row.theirs),
             row.ours.batch,
             row.theirs.batch,
-            differs or "–",
+            ", ".join(name for name, same in row.same.items() if not same) or "nothing",
         )
         yield f"| {' | '.join(str(cell) for cell in cells)} |"
 

@@ -291,6 +291,9 @@ def test_images_that_cannot_be_read_are_named(tmp_path):
     (tmp_path / "images/a.png").write_bytes(b"nothing")
     with pytest.raises(FileFormatError, match=r"images.a.png is no picture"):
         open_dataset(tmp_path)
+    png(tmp_path / "labels/b.png", grey(1))
+    png(tmp_path / "images/b.png", grey(1))
+    assert open_dataset(tmp_path).channels == ("image",)
 
 
 def test_dicom_is_refused_naming_the_extra(tmp_path):

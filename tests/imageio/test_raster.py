@@ -208,7 +208,7 @@ def test_tiffs_of_other_kinds_are_refused(tmp_path):
     with pytest.raises(DataError, match="has the colour space CIELAB; grey, palette and RGB are read"):
         read_image(tmp_path / "y.tif")
     tifffile.imwrite(tmp_path / "z.tif", np.zeros((2, 3, 6, 8), np.uint8), imagej=True, metadata={"axes": "TZYX"})
-    with pytest.raises(DataError, match=r"has the axes TZYX \(2, 3, 6, 8\)"):
+    with pytest.raises(DataError, match=r"has the axes TZYX \(2, 3, 6, 8\); pages, rows, columns and colours are read"):
         read_image(tmp_path / "z.tif")
     PIL.Image.fromarray(np.stack([steps] * 4, -1), "CMYK").save(tmp_path / "c.jpg")
     with pytest.raises(DataError, match="has the colour space CMYK; grey, palette and RGB are read"):
@@ -271,3 +271,15 @@ def png_bytes(stored, bits, *, colour):
     header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
     data = zlib.compress(b"".join(b"\0" + row for row in rows))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def test_a_tiff_without_pixels_is_refused(tmp_path):
+    tifffile.imwrite(tmp_path / "x.tif", grey())
+    with tifffile.TiffFile(tmp_path / "x.tif") as file:
+        places = [file.pages[0].tags[name].offset for name in ("StripOffsets", "StripByteCounts")]
+    data = bytearray((tmp_path / "x.tif").read_bytes())
+    for at in places:
+        data[at : at + 2] = (65000).to_bytes(2, "little")
+    (tmp_path / "x.tif").write_bytes(data)
+    with pytest.raises(FileFormatError, match=r"x.tif is damaged: it has no pages with pixels"):
+        read_image(tmp_path / "x.tif")

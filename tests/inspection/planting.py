@@ -120,3 +120,80 @@ def subset(source: Path, folder: Path, training: int, test: int) -> Path:
 def contents(folder: Path) -> dict[str, bytes]:
     """Return every file of a folder with its bytes."""
     return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
+
+
+def image(folder: Path, case: str = "Tr_1") -> Path:
+    """Return the image file of a case."""
+    return next((folder / f"images{case[:2]}").glob(f"{case}_0000.*"))
+
+
+def mask(folder: Path, case: str = "Tr_1") -> Path:
+    """Return the mask file of a case."""
+    return next((folder / f"labels{case[:2]}").glob(f"{case}.*"))
+
+
+def truncate(path: Path) -> None:
+    """Cut a file in half."""
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def crop(path: Path) -> None:
+    """Take two slices off a volume."""
+    change(path, lambda a: a[:-2])
+
+
+def recolour(path: Path) -> None:
+    """Paint a mask red on black."""
+    grey = np.array(PIL.Image.open(path))
+    draw(path, np.stack([grey * 255, grey * 0, grey * 0], -1))
+
+
+def compress(path: Path, quality: int = 60) -> None:
+    """Send a black and white mask through JPEG and store what comes out as PNG."""
+    lossy = path.with_suffix(".jpg")
+    draw(lossy, np.array(PIL.Image.open(path)) * np.uint8(255), quality=quality)
+    draw(path, np.array(PIL.Image.open(lossy)))
+    lossy.unlink()
+
+
+def poison(path: Path) -> None:
+    """Put NaN and both infinities into a volume."""
+
+    def spoil(array: np.ndarray) -> np.ndarray:
+        array = array.astype(np.float32)
+        array[0, 0, :3] = np.nan, np.inf, -np.inf
+        return array
+
+    change(path, spoil)
+
+
+def stretch(path: Path, by: float) -> None:
+    """Multiply the spacing of a volume."""
+    move(path, np.diag([by, by, 2 * by, 1.0]))
+
+
+def turn(path: Path) -> None:
+    """Store a volume as if its x and y ran the other way."""
+    move(path, np.diag([-1.0, -1.0, 2.0, 1.0]))
+
+
+def tile(path: Path) -> None:
+    """Make a volume four times as long."""
+    change(path, lambda a: np.tile(a, (4, 1, 1)))
+
+
+def disagree(path: Path) -> None:
+    """Give a volume a qform that is not its sform."""
+    volume = nib.load(path)
+    array = np.asarray(volume.dataobj)
+    new = nib.Nifti1Image(array, AFFINE)
+    new.set_qform(np.diag([1.0, 1.0, 3.0, 1.0]), 1)
+    new.set_sform(AFFINE, 1)
+    path.unlink()
+    nib.save(new, path)
+
+
+def double(folder: Path) -> None:
+    """Make the last training case a copy of the first."""
+    for path in (image(folder, "Tr_4"), mask(folder, "Tr_4")):
+        shutil.copyfile(path.parent / path.name.replace("_4", "_0"), path)

@@ -7,7 +7,6 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import PIL.Image
 import pytest
@@ -18,83 +17,30 @@ from mambino.inspection import check
 from tests.inspection.planting import (
     AFFINE,
     change,
+    compress,
+    crop,
     describe,
+    disagree,
+    double,
     draw,
     found,
+    image,
     kinds,
+    mask,
     move,
     pictures,
+    poison,
+    recolour,
     save,
+    stretch,
+    tile,
+    truncate,
+    turn,
     volumes,
 )
 
 Plant = Callable[[Path], object]
 Fault = tuple[str, Callable[..., Path], Plant, str, str, str, str]
-
-
-def image(folder: Path, case: str = "Tr_1") -> Path:
-    return next((folder / f"images{case[:2]}").glob(f"{case}_0000.*"))
-
-
-def mask(folder: Path, case: str = "Tr_1") -> Path:
-    return next((folder / f"labels{case[:2]}").glob(f"{case}.*"))
-
-
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def crop(path: Path) -> None:
-    change(path, lambda a: a[:-2])
-
-
-def recolour(path: Path) -> None:
-    grey = np.array(PIL.Image.open(path))
-    draw(path, np.stack([grey * 255, grey * 0, grey * 0], -1))
-
-
-def compress(path: Path, quality: int = 60) -> None:
-    """Send a black and white mask through JPEG and store what comes out as PNG."""
-    lossy = path.with_suffix(".jpg")
-    draw(lossy, np.array(PIL.Image.open(path)) * np.uint8(255), quality=quality)
-    draw(path, np.array(PIL.Image.open(lossy)))
-    lossy.unlink()
-
-
-def poison(path: Path) -> None:
-    def spoil(array: np.ndarray) -> np.ndarray:
-        array = array.astype(np.float32)
-        array[0, 0, :3] = np.nan, np.inf, -np.inf
-        return array
-
-    change(path, spoil)
-
-
-def stretch(path: Path, by: float) -> None:
-    move(path, np.diag([by, by, 2 * by, 1.0]))
-
-
-def turn(path: Path) -> None:
-    move(path, np.diag([-1.0, -1.0, 2.0, 1.0]))
-
-
-def tile(path: Path) -> None:
-    change(path, lambda a: np.tile(a, (4, 1, 1)))
-
-
-def disagree(path: Path) -> None:
-    volume = nib.load(path)
-    array = np.asarray(volume.dataobj)
-    new = nib.Nifti1Image(array, AFFINE)
-    new.set_qform(np.diag([1.0, 1.0, 3.0, 1.0]), 1)
-    new.set_sform(AFFINE, 1)
-    path.unlink()
-    nib.save(new, path)
-
-
-def double(folder: Path) -> None:
-    for path in (image(folder, "Tr_4"), mask(folder, "Tr_4")):
-        shutil.copyfile(path.parent / path.name.replace("_4", "_0"), path)
 
 
 FAULTS: list[Fault] = [
@@ -104,7 +50,15 @@ FAULTS: list[Fault] = [
     ("no mask", volumes, lambda d: mask(d).unlink(), "error", "missing partner", "Tr_1", "no mask"),
     ("no image", volumes, lambda d: image(d).unlink(), "error", "missing partner", "Tr_1", "has no image"),
     ("mask shape", volumes, lambda d: crop(mask(d)), "error", "mask shape", "Tr_1", r"\(8, 10, 12\).*\(8, 10, 10\)"),
-    ("mask spacing", volumes, lambda d: stretch(mask(d), 2), "error", "mask affine", "Tr_1", r"\(2, 1, 1\) and \(4, 2, 2\) mm"),
+    (
+        "mask spacing",
+        volumes,
+        lambda d: stretch(mask(d), 2),
+        "error",
+        "mask affine",
+        "Tr_1",
+        r"\(2, 1, 1\) and \(4, 2, 2\) mm",
+    ),
     ("mask turned", volumes, lambda d: turn(mask(d)), "error", "mask affine", "Tr_1", "orientation RAS and LPS"),
     (
         "mask shifted",
@@ -124,8 +78,24 @@ FAULTS: list[Fault] = [
         "Tr_1",
         "degrees apart",
     ),
-    ("undeclared", volumes, lambda d: change(mask(d), lambda a: a * 3), "error", "undeclared label", "Tr_1", r"3, 6 in \d+ voxels.*1 head, 2 tail"),
-    ("black and white", pictures, lambda d: change(mask(d), lambda a: a * 255), "error", "0/255 mask", "Tr_1", "holds 0, 255.*1 lesion"),
+    (
+        "undeclared",
+        volumes,
+        lambda d: change(mask(d), lambda a: a * 3),
+        "error",
+        "undeclared label",
+        "Tr_1",
+        r"3, 6 in \d+ voxels.*1 head, 2 tail",
+    ),
+    (
+        "black and white",
+        pictures,
+        lambda d: change(mask(d), lambda a: a * 255),
+        "error",
+        "0/255 mask",
+        "Tr_1",
+        "holds 0, 255.*1 lesion",
+    ),
     ("colours", pictures, lambda d: recolour(mask(d)), "error", "colour mask", "Tr_1", r"\(255, 0, 0\) is 1"),
     ("JPEG noise", pictures, lambda d: compress(mask(d)), "error", "noisy mask", "Tr_1", "close to 0 and 255.*JPEG"),
     (
@@ -135,13 +105,21 @@ FAULTS: list[Fault] = [
         "error",
         "fractional mask",
         "Tr_1",
-        r"1 values that are no whole numbers \(0.5\)",
+        r"values that are no whole numbers \(0.5\)",
     ),
-    ("floats", volumes, lambda d: change(mask(d), lambda a: a, np.float32), "note", "float mask", "", "1 masks.*Tr_1"),
+    ("floats", volumes, lambda d: change(mask(d), lambda a: a, np.float32), "note", "float mask", "", "masks of Tr_1$"),
     ("not finite", volumes, lambda d: poison(image(d)), "error", "not finite", "Tr_1", "3 voxels of the image"),
     ("mask not finite", volumes, lambda d: poison(mask(d)), "error", "not finite", "Tr_1", "3 voxels of the mask"),
-    ("empty", volumes, lambda d: change(mask(d), lambda a: a * 0), "note", "empty mask", "", "1 masks.*Tr_1"),
-    ("constant", volumes, lambda d: change(image(d), lambda a: a * 0 + 7), "warning", "constant image", "Tr_1", "channel 0 holds 7 in every voxel"),
+    ("empty", volumes, lambda d: change(mask(d), lambda a: a * 0), "note", "empty mask", "", "masks of Tr_1$"),
+    (
+        "constant",
+        volumes,
+        lambda d: change(image(d), lambda a: a * 0 + 7),
+        "warning",
+        "constant image",
+        "Tr_1",
+        "channel 0 holds 7 in every voxel",
+    ),
     (
         "spacing",
         volumes,
@@ -218,7 +196,7 @@ FAULTS: list[Fault] = [
     (
         "never occurs",
         lambda folder: volumes(folder, labels={"background": 0, "head": 1, "tail": 2, "horn": 3}),
-        lambda d: None,
+        lambda _: None,
         "warning",
         "label never occurs",
         "",
@@ -227,7 +205,7 @@ FAULTS: list[Fault] = [
     (
         "gaps",
         lambda folder: volumes(folder, labels={"background": 0, "head": 1, "tail": 2, "horn": 7}),
-        lambda d: None,
+        lambda _: None,
         "error",
         "label gaps",
         "",
@@ -329,7 +307,7 @@ def test_plain_folders_with_noisy_masks_are_named_case_by_case(tmp_path):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda d: None, "no images|empty|holds no"),
+        (lambda _: None, "no images|empty|holds no"),
         (lambda d: (d / "a.txt").write_text("a"), "no images|holds no"),
         (lambda d: draw(d / "images/a.png", np.zeros((4, 4), np.uint8)), "no masks"),
     ],

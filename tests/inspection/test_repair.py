@@ -117,9 +117,7 @@ def test_a_data_set_of_jpeg_files_becomes_png(tmp_path):
     assert findings.errors == 7
     copy = tmp_path / "copy"
     assert json.loads((copy / "dataset.json").read_text())["file_ending"] == ".png"
-    np.testing.assert_array_equal(
-        voxels(copy / "imagesTr/Tr_1_0000.png"), voxels(folder / "imagesTr/Tr_1_0000.jpg")
-    )
+    np.testing.assert_array_equal(voxels(copy / "imagesTr/Tr_1_0000.png"), voxels(folder / "imagesTr/Tr_1_0000.jpg"))
     assert np.unique(voxels(copy / "labelsTr/Tr_1.png")).tolist() == [0, 1]
 
 
@@ -169,7 +167,9 @@ def test_a_mask_that_is_barely_off_gets_the_grid_of_its_image(tmp_path):
     folder = volumes(tmp_path / "set")
     move(folder / "labelsTr/Tr_1.nii.gz", AFFINE + np.eye(4, k=3) * 0.4)
     findings = mend(folder, tmp_path / "copy")
-    assert said(findings, r"Tr_1: the mask has the grid of the image now \(first voxel at \(0, 0, 0\) and \(0.4, 0, 0\)")
+    assert said(
+        findings, r"Tr_1: the mask has the grid of the image now \(first voxel at \(0, 0, 0\) and \(0.4, 0, 0\)"
+    )
     mask, image = (nib.load(tmp_path / "copy" / name) for name in ("labelsTr/Tr_1.nii.gz", "imagesTr/Tr_1_0000.nii.gz"))
     np.testing.assert_array_equal(mask.affine, image.affine)
     np.testing.assert_array_equal(mask.dataobj, voxels(folder / "labelsTr/Tr_1.nii.gz"))
@@ -255,7 +255,9 @@ def test_what_cannot_be_read_or_paired_or_understood_is_left_out(tmp_path):
     findings = mend(folder, tmp_path / "copy")
     assert "Tr_0: left out: Tr_0_0000.nii.gz cannot be read" in findings.repaired
     assert said(findings, "Tr_1: left out: case Tr_1 has an image and no mask")
-    assert said(findings, "Tr_2: left out: not repairable: the mask holds 3, 6 .*declare what they mean in dataset.json")
+    assert said(
+        findings, "Tr_2: left out: not repairable: the mask holds 3, 6 .*declare what they mean in dataset.json"
+    )
 
 
 def test_cases_of_another_kind_are_left_out(tmp_path):
@@ -353,7 +355,7 @@ def test_a_data_set_beyond_repair_is_refused(tmp_path):
     folder = volumes(tmp_path / "set")
     for path in (folder / "labelsTr").iterdir():
         path.write_bytes(b"")
-    with pytest.raises(DataError, match="none of the 5 training cases of .* Tr_0, say: Tr_0.nii.gz cannot be read"):
+    with pytest.raises(DataError, match=r"none of the 5 training cases of .* Tr_0, say: Tr_0.nii.gz cannot be read"):
         repaired(folder, tmp_path / "copy")
     assert not (tmp_path / "copy").exists()
 

@@ -30,6 +30,7 @@ app = App(
     help="Mamba U-Nets that segment medical images on any machine. Not for clinical use.",
     version_flags=["--version"],
     help_format="plaintext",
+    suppress_keyboard_interrupt=False,
     default_parameter=Parameter(negative="", show_default=True),
 )
 

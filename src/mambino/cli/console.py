@@ -78,7 +78,10 @@ def progress(verb: str) -> Iterator[Progress]:
     from rich.progress import Progress as Bar
 
     columns = [TextColumn("{task.fields[verb]}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
-    bar = Bar(*columns, TextColumn("{task.description}"), console=_console(sys.stderr), transient=True)
+    shown = sys.stderr.isatty()
+    bar = Bar(
+        *columns, TextColumn("{task.description}"), console=_console(sys.stderr), transient=True, disable=not shown
+    )
     with bar:
         task = bar.add_task("", total=None, verb=verb)
 

@@ -81,7 +81,7 @@ def examples(report: Report) -> list[tuple[str, str]]:
     """Return the best, the median and the worst case by Dice, each with its rank; a case is shown once."""
     means = by_case(report.scores, "dice")
     order = sorted(means, key=lambda case: (-means[case], case)) or list(report.cases)
-    ranks = ("best", "median", "worst") if len(order) > 2 else ("best", "worst")[: len(order)]
+    ranks = ("best", "median", "worst") if len(order) > 2 else ("best", "worst") if len(order) > 1 else ("only",)
     places = (0, (len(order) - 1) // 2, -1) if len(order) > 2 else (0, -1)
     return [(rank, order[place]) for rank, place in zip(ranks, places, strict=False)]
 
@@ -111,6 +111,6 @@ def _notes(cases: int, units: Sequence[str]) -> tuple[str, ...]:
     if "pixel" in units:
         which = "Images here have" if len(units) == 1 else "Some images have"
         notes.append(f"{which} no spacing: their distances are in pixels, which cannot be compared between images.")
-    if cases < _FEW:
-        notes.append(f"With {cases} cases the intervals are approximate; they are known to hold from about {_FEW}.")
+    if 1 < cases < _FEW:
+        notes.append(f"Intervals are known to hold from about {_FEW} cases; with {cases} they are approximate.")
     return tuple(notes)

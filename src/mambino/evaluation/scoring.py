@@ -26,7 +26,7 @@ def score_pair(pair: Pair, structures: Structures, options: EvaluateOptions) -> 
 
 def select(masks: Masks, numbers: tuple[int, ...], ignore: int | None) -> tuple[Mask, Mask, Mask | None]:
     """Return where the prediction and the truth have a structure, and which voxels count (None: all)."""
-    made, true = np.isin(masks.prediction, numbers), np.isin(masks.truth, numbers)
+    made, true = _where(masks.prediction, numbers), _where(masks.truth, numbers)
     if ignore is None:
         return made, true, None
     valid = masks.truth != ignore
@@ -61,6 +61,10 @@ def score(
         unit=grid.unit,
         size_unit=size_unit,
     )
+
+
+def _where(array: NDArray[np.integer], numbers: tuple[int, ...]) -> Mask:
+    return array == numbers[0] if len(numbers) == 1 else np.isin(array, numbers)
 
 
 def _found(counts: overlap.Counts) -> Found:

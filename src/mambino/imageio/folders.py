@@ -301,17 +301,20 @@ def _channel_names(cases: Iterable[Channels], count: int) -> tuple[str, ...]:
     """Name the channels of a folder that does not: by number of files, else by what the first image holds."""
     if count > 1:
         return tuple(f"channel_{n}" for n in range(count))
-    failure: Error | None = None
-    for files in cases:
-        file = next(iter(files.values()))
+    *files, last = [next(iter(files.values())) for files in cases]
+    for file in files:
         try:
-            found = read_image(file).channels
-        except Error as error:
-            failure = failure or error
-            continue
-        colours = found == 3 and FORMATS.get(suffix(file)) == "raster"
-        return ("R", "G", "B") if colours else ("image",) if found == 1 else tuple(f"channel_{n}" for n in range(found))
-    raise failure or DataError("there are no images")
+            return _names_of(file)
+        except Error:
+            continue  # told by whoever reads the case
+    return _names_of(last)
+
+
+def _names_of(file: Path) -> tuple[str, ...]:
+    found = read_image(file).channels
+    if found == 3 and FORMATS.get(suffix(file)) == "raster":
+        return ("R", "G", "B")
+    return ("image",) if found == 1 else tuple(f"channel_{n}" for n in range(found))
 
 
 def _first(path: Path, names: Iterable[str]) -> Path | None:

@@ -3,13 +3,11 @@
 from pathlib import Path
 
 import numpy as np
-import PIL.Image
-import tifffile
 
 from mambino.core.image import Image
 from mambino.core.records import replacing
 from mambino.errors import DataError
-from mambino.imageio import FORMATS, itk, nifti, suffix
+from mambino.imageio import FORMATS, suffix
 
 
 def write_image(path: Path, image: Image, like: Path | None = None) -> None:
@@ -26,8 +24,12 @@ def write_image(path: Path, image: Image, like: Path | None = None) -> None:
     """
     kind, single = suffix(path), image.array[0] if image.channels == 1 else image.array
     if kind in {".nii", ".nii.gz"}:
+        from mambino.imageio import nifti
+
         nifti.write(path, single, image.grid, like if like and FORMATS.get(suffix(like)) == "nifti" else None)
     elif kind in {".nrrd", ".mha"} and image.channels == 1:
+        from mambino.imageio import itk
+
         itk.write(path, single, image.grid)
     elif kind in {".tif", ".tiff"} or (kind == ".png" and _fits_png(image)):
         _write_picture(path, image)
@@ -45,6 +47,9 @@ def _fits_png(image: Image) -> bool:
 
 def _write_picture(path: Path, image: Image) -> None:
     array = image.array[0] if image.channels == 1 else np.ascontiguousarray(np.moveaxis(image.array, 0, -1))
+    import PIL.Image
+    import tifffile
+
     with replacing(path) as part:
         if suffix(path) == ".png":
             PIL.Image.fromarray(array).save(part)

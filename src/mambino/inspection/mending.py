@@ -181,5 +181,5 @@ def _translated(mask: FileFacts, read: Reading, numbers: Mapping[Code, int]) -> 
         return "the mask stores whole numbers as integers"
     if len(mask.codes) > 8:
         return f"the {len(mask.codes)} values of the mask became {len(set(numbers.values()))} label numbers"
-    changes = [f"{shown(code)} to {numbers[code]}" for code in mask.codes if code != (float(numbers[code]),)]
+    changes = [f"{shown(code)} to {numbers[code]}" for code in mask.codes if any(code) or numbers[code]]
     return f"the mask was translated: {', '.join(changes)}"

@@ -123,7 +123,7 @@ def masks(cases: Sequence[CaseFacts], meant: Meaning) -> Iterator[Finding]:
             severity="note",
             kind="float mask",
             case="",
-            message=f"{len(floats)} masks store their label numbers as floating point: {_listed(floats)}",
+            message=f"label numbers are stored as floating point in the masks of {_listed(floats)}",
             remedy="nothing to do: they are read as whole numbers; `--repair` stores them so",
         )
     if empty:
@@ -131,7 +131,7 @@ def masks(cases: Sequence[CaseFacts], meant: Meaning) -> Iterator[Finding]:
             severity="note",
             kind="empty mask",
             case="",
-            message=f"{len(empty)} masks hold background only: {_listed(empty)}",
+            message=f"background only is in the masks of {_listed(empty)}",
             remedy="nothing to do where nothing is there to mark; look at them if every image should show something",
         )
 
@@ -220,7 +220,7 @@ def _colours(mask: FileFacts, meant: Meaning) -> Reading:
 
 def _fractions(mask: FileFacts, meant: Meaning) -> Reading:
     broken = [shown(code) for code in mask.codes if code[0] != round(code[0])]
-    message = f"the mask holds {len(broken)} values that are no whole numbers ({_listed(broken)})"
+    message = f"the mask holds values that are no whole numbers ({_listed(broken)})"
     whole = {code: (float(round(code[0])),) for code in mask.codes}
     close = all(len(code) == 1 and abs(code[0] - number[0]) <= _ROUNDING for code, number in whole.items())
     if close and all(number in meant.known for number in whole.values()):

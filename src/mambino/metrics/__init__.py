@@ -1,1 +1,1 @@
-
+"""Numbers about two segmentations: arrays in, numbers out."""

@@ -46,7 +46,7 @@ class LightMUNet(nn.Module):
         self.in_channels, self.divisor = in_channels, (2 ** (len(blocks) - 1),) * dim
         self.stem = self._stem(dim, in_channels, width)
         self.dropout = nn.Dropout(dropout)
-        self.stages = nn.ModuleList(_Stage(dim, width * 2**i, count, first=i == 0) for i, count in enumerate(blocks))
+        self.stages = nn.ModuleList(_stage(dim, width * 2**i, count, first=i == 0) for i, count in enumerate(blocks))
         coarsest = len(blocks) - 1
         self.ups = nn.ModuleList(
             _Up(dim, width * 2 ** (coarsest - j), upsample) for j in range(len(decoder_blocks))
@@ -81,7 +81,7 @@ class LightMUNet(nn.Module):
 
     @staticmethod
     def _block(dim: int, width: int) -> nn.Module:
-        return _ResUp(dim, width)
+        return ResUp(dim, width)
 
     @staticmethod
     def _head(dim: int, width: int, classes: int) -> nn.Module:
@@ -97,7 +97,7 @@ class LightMUNetLegacy(LightMUNet):
 
     @staticmethod
     def _block(dim: int, width: int) -> nn.Module:
-        return _ResConv(dim, width)
+        return ResConv(dim, width)
 
     @staticmethod
     def _head(dim: int, width: int, classes: int) -> nn.Module:
@@ -144,23 +144,7 @@ class ResMamba(nn.Module):
         return result
 
 
-class _Stage(nn.Module):
-    """Halve the sides (except in the first stage), then residual Mamba blocks."""
-
-    def __init__(self, dim: int, width: int, count: int, *, first: bool) -> None:
-        super().__init__()
-        self.down = None if first else RVM(width // 2, width)
-        self.pool = None if first else MAX_POOL[dim](2)
-        self.blocks = nn.Sequential(*(ResMamba(width) for _ in range(count)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.down is not None and self.pool is not None:
-            x = self.pool(self.down(x))
-        result: Tensor = self.blocks(x)
-        return result
-
-
-class _ResUp(nn.Module):
+class ResUp(nn.Module):
     """Decoder block: separable convolution between two normalisations, residual with a learnt scale."""
 
     def __init__(self, dim: int, width: int) -> None:
@@ -174,7 +158,7 @@ class _ResUp(nn.Module):
         return F.relu(self.norm2(y))
 
 
-class _ResConv(nn.Module):
+class ResConv(nn.Module):
     """Decoder block of the legacy code: two plain convolutions and a residual connection (MONAI's ResBlock)."""
 
     def __init__(self, dim: int, width: int) -> None:
@@ -206,6 +190,12 @@ class _Up(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = self.upsample(self.reduce(x))
         return result
+
+
+def _stage(dim: int, width: int, count: int, *, first: bool) -> nn.Sequential:
+    """Halve the sides (but in the first stage), then residual Mamba blocks."""
+    down = nn.Identity() if first else nn.Sequential(RVM(width // 2, width), MAX_POOL[dim](2))
+    return nn.Sequential(down, *(ResMamba(width) for _ in range(count)))
 
 
 def _check(width: int, blocks: tuple[int, ...], decoder_blocks: tuple[int, ...], upsample: str) -> None:

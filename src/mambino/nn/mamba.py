@@ -20,6 +20,7 @@ class Mamba(nn.Module):
         state_size: n, numbers of state a channel.
         kernel: reach of the causal convolution (tokens).
         expand: inner width over `width`.
+        rank: numbers that a token's step sizes are made from; a sixteenth of `width`, rounded up, if None.
         bias: of the projections in and out.
         conv_bias: of the causal convolution.
     """
@@ -31,11 +32,12 @@ class Mamba(nn.Module):
         state_size: int = 16,
         kernel: int = 4,
         expand: int = 2,
+        rank: int | None = None,
         bias: bool = False,
         conv_bias: bool = True,
     ) -> None:
         super().__init__()
-        inner, self.rank, self.state_size = expand * width, math.ceil(width / 16), state_size
+        inner, self.rank, self.state_size = expand * width, rank or math.ceil(width / 16), state_size
         self.in_proj = nn.Linear(width, 2 * inner, bias=bias)
         self.conv1d = nn.Conv1d(inner, inner, kernel, groups=inner, padding=kernel - 1, bias=conv_bias)
         self.x_proj = nn.Linear(inner, self.rank + 2 * state_size, bias=False)

@@ -29,6 +29,7 @@ BRICK = 64 * 2**20
 _ROWS = 64  # output voxels a block of a matrix: few products, little outside the band
 _LABEL_ROWS = 32  # output voxels along axis 0 that labels are resized for at once
 _REACH = 64  # an impulse is below 1e-9 at 16 voxels, so impulses 64 apart do not meet
+_GROUP = 2**21  # voxels of consecutive slices that are resized at once: large products, small copies
 _NEGLIGIBLE = 1e-9  # smaller weights run down to denormal floats, which slow products tenfold
 _LEVEL = 1e-5  # interpolated indicators closer than this are tied: float32 sums of a few terms
 
@@ -60,6 +61,21 @@ class _Matrix:
     blocks: tuple[_Block, ...]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Part:
+    """A part of the work on one axis.
+
+    Attributes:
+        matrix: None leaves the axis as it is.
+        start: first input that the array holds; inputs that it does not hold are zero.
+        rows: first and last (exclusive) output wanted.
+    """
+
+    matrix: _Matrix | None
+    start: int
+    rows: tuple[int, int]
+
+
 def resize(
     array: Array,
     shape: Sequence[int],
@@ -88,17 +104,13 @@ def resize(
     matrices = _matrices(array.shape[1:], shape, order, separate_axis, separate_order)
     xp = array_namespace(array)
     array = xp.astype(array, xp.float32, copy=False)
-    plane = [(axis, matrix) for axis, matrix in enumerate(matrices) if matrix is not None and axis != separate_axis]
-    if plane:
-        kept = {0} | ({separate_axis + 1} if separate_axis is not None else set())
-        over = tuple(axis for axis in range(array.ndim) if axis not in kept)
-        low, high = xp.min(array, axis=over, keepdims=True), xp.max(array, axis=over, keepdims=True)
-        for axis, matrix in sorted(plane, key=lambda pair: pair[1].size[1] / pair[1].size[0]):  # what shrinks first
-            array = _along(array, axis + 1, matrix)
-        array = array if order < 2 else xp.clip(array, low, high)
-    if separate_axis is None or (last := matrices[separate_axis]) is None:
+    if all(matrix is None for matrix in matrices):
         return array
-    return _along(array, separate_axis + 1, last)
+    out = xp.empty((array.shape[0], *shape), dtype=xp.float32, device=device(array))
+    for number in range(array.shape[0]):
+        part = _slicewise if separate_axis is not None else _clipped
+        out[number] = part(array[number], matrices, separate_axis or 0)
+    return out
 
 
 def resize_labels(
@@ -222,35 +234,99 @@ def _block(row: int, columns: NDArray[np.int64], weights: NDArray[np.float64]) -
     return _Block(row, int(inputs.min()), dense)
 
 
-def _along(array: Array, axis: int, matrix: _Matrix, start: int = 0, rows: tuple[int, int] | None = None) -> Array:
-    """Resize one axis of an array that holds the inputs from `start` on (others are zero) to some `rows`."""
-    xp, place = array_namespace(array), device(array)
-    low, high = rows or (0, matrix.size[1])
-    if matrix.nearest is not None:
-        return xp.take(array, xp.asarray(matrix.nearest[low:high] - start, device=place), axis=axis)
-    before, length, after = prod(array.shape[:axis]), array.shape[axis], prod(array.shape[axis + 1 :])
-    flat = xp.reshape(array, (before, length, after) if after > 1 else (before, length))
-    out = xp.empty((before, high - low, *flat.shape[2:]), dtype=xp.float32, device=place)
-    for block in matrix.blocks:
+def _clipped(array: Array, matrices: Sequence[_Matrix | None], apart: int) -> Array:
+    """Resize [*s] and clip to its range; `apart` is for symmetry."""
+    xp = array_namespace(array)
+    return xp.clip(_resized(array, [_part(matrix) for matrix in matrices]), xp.min(array), xp.max(array))
+
+
+def _slicewise(array: Array, matrices: Sequence[_Matrix | None], apart: int) -> Array:
+    """Resize the slices of [*s] across one axis, each clipped to its range, then that axis."""
+    xp = array_namespace(array)
+    array = xp.moveaxis(array, apart, 0)
+    plane = [_part(matrix) for axis, matrix in enumerate(matrices) if axis != apart]
+    if any(part.matrix for part in plane):
+        over = tuple(range(1, array.ndim))
+        low, high = xp.min(array, axis=over, keepdims=True), xp.max(array, axis=over, keepdims=True)
+        array = xp.clip(_in_plane(array, plane), low, high)
+    return xp.moveaxis(_first(array, _part(matrices[apart])), 0, apart)
+
+
+def _part(matrix: _Matrix | None) -> _Part:
+    return _Part(matrix, 0, (0, matrix.size[1] if matrix else 0))
+
+
+def _resized(array: Array, parts: Sequence[_Part]) -> Array:
+    """Resize every axis of [*s]; a first axis that shrinks goes first."""
+    first, *plane = parts
+    shrinks = first.matrix is not None and first.rows[1] - first.rows[0] < array.shape[0]
+    array = _first(array, first) if shrinks else array
+    array = _in_plane(array, plane)
+    return array if shrinks else _first(array, first)
+
+
+def _in_plane(array: Array, parts: Sequence[_Part]) -> Array:
+    """Resize all axes but the first, some slices at a time."""
+    if not any(part.matrix for part in parts):
+        return array
+    xp = array_namespace(array)
+    shape = [part.rows[1] - part.rows[0] if part.matrix else n for n, part in zip(array.shape[1:], parts, strict=True)]
+    out = xp.empty((array.shape[0], *shape), dtype=xp.float32, device=device(array))
+    group = max(1, _GROUP // max(1, prod(array.shape[1:])))
+    for start in range(0, array.shape[0], group):
+        slices = array[start : start + group]
+        for part in reversed(parts):
+            slices = _turned(slices, part)
+        out[start : start + group] = xp.moveaxis(slices, -1, 0)
+    return out
+
+
+def _turned(array: Array, part: _Part) -> Array:
+    """Resize the last axis and make it the first: one large product a block, whatever lies before.
+
+    Products of single slices would make the threads of a BLAS wait for one another each time, which
+    took 100 s instead of 3 s on busy cores.
+    """
+    xp = array_namespace(array)
+    if part.matrix is None or part.matrix.nearest is not None:
+        return _first(xp.moveaxis(array, -1, 0), part)
+    flat = xp.reshape(array, (-1, array.shape[-1])).T
+    return xp.reshape(_product(flat, part), (-1, *array.shape[:-1]))
+
+
+def _first(array: Array, part: _Part) -> Array:
+    """Resize the first axis."""
+    if part.matrix is None:
+        return array
+    xp = array_namespace(array)
+    if part.matrix.nearest is not None:
+        index = xp.asarray(part.matrix.nearest[slice(*part.rows)] - part.start, device=device(array))
+        return xp.take(array, index, axis=0)
+    return xp.reshape(_product(xp.reshape(array, (array.shape[0], -1)), part), (-1, *array.shape[1:]))
+
+
+def _product(flat: Array, part: _Part) -> Array:
+    """Multiply the banded matrix with [n, m] inputs, block by block."""
+    xp, place = array_namespace(flat), device(flat)
+    (low, high), start, stop = part.rows, part.start, part.start + flat.shape[0]
+    out = xp.empty((high - low, flat.shape[1]), dtype=xp.float32, device=place)
+    for block in part.matrix.blocks if part.matrix else ():
         top, bottom = max(block.row, low), min(block.row + len(block.weights), high)
-        left, right = max(block.column, start), min(block.column + block.weights.shape[1], start + length)
         if top >= bottom:
             continue
-        if left >= right:
-            out[:, top - low : bottom - low] = 0
-            continue
-        part = block.weights[top - block.row : bottom - block.row, left - block.column : right - block.column]
-        weights, inputs = xp.asarray(part, device=place), flat[:, left - start : right - start]
-        out[:, top - low : bottom - low] = weights @ inputs if after > 1 else inputs @ weights.T
-    return xp.reshape(out, (*array.shape[:axis], high - low, *array.shape[axis + 1 :]))
+        left = max(block.column, start)
+        right = max(left, min(block.column + block.weights.shape[1], stop))
+        weights = block.weights[top - block.row : bottom - block.row, left - block.column : right - block.column]
+        out[top - low : bottom - low] = xp.asarray(weights, device=place) @ flat[left - start : right - start]
+    return out
 
 
 def _vote(labels: NDArray[np.integer], matrices: Sequence[_Matrix | None], order: int) -> NDArray[np.integer]:
     """Resize labels some rows of axis 0 at a time, so that scores exist for these rows only."""
     if order == 0:
-        for axis, matrix in enumerate(matrices):
-            labels = labels if matrix is None else _along(labels, axis, matrix)
-        return labels
+        for matrix in matrices:
+            labels = np.moveaxis(_first(labels, _part(matrix)), 0, -1)
+        return np.ascontiguousarray(labels)
     shape = tuple(n if m is None else m.size[1] for n, m in zip(labels.shape, matrices, strict=True))
     if all(matrix is None for matrix in matrices):
         return labels
@@ -303,19 +379,17 @@ def _share(
     start: int,
 ) -> tuple[tuple[slice, ...], NDArray[np.float32]]:
     """Resize the indicator of one label inside its box; return where in the output it may be non-zero."""
-    share = (part[box] == number).astype(np.float32)
-    place = []
+    parts, place = [], []
     for axis, (matrix, inputs) in enumerate(zip(matrices, box, strict=True)):
         offset, low, high = (start, *rows) if axis == 0 else (0, 0, 0 if matrix is None else matrix.size[1])
         inside = slice(inputs.start + offset, inputs.stop + offset)
-        if matrix is None:
-            place.append(slice(inside.start - low, inside.stop - low))
-            continue
-        touched = np.flatnonzero((matrix.first[low:high] < inside.stop) & (matrix.last[low:high] > inside.start))
-        outputs = (low + int(touched[0]), low + int(touched[-1]) + 1) if touched.size else (low, low)
-        share = _along(share, axis, matrix, inside.start, outputs)
+        outputs = (inside.start, inside.stop)
+        if matrix is not None:
+            touched = np.flatnonzero((matrix.first[low:high] < inside.stop) & (matrix.last[low:high] > inside.start))
+            outputs = (low + int(touched[0]), low + int(touched[-1]) + 1) if touched.size else (low, low)
+        parts.append(_Part(matrix, inside.start, outputs))
         place.append(slice(outputs[0] - low, outputs[1] - low))
-    return tuple(place), share
+    return tuple(place), _resized((part[box] == number).astype(np.float32), parts)
 
 
 def _nearest(
@@ -323,8 +397,8 @@ def _nearest(
 ) -> NDArray[np.integer]:
     for axis, matrix in enumerate(matrices):
         if matrix is not None:
-            nearest = _matrix(*matrix.size, 0)
-            part = _along(part, axis, nearest, *((start, rows) if axis == 0 else ()))
+            index = _matrix(*matrix.size, 0).first
+            part = part.take(index[slice(*rows)] - start if axis == 0 else index, axis)
     return part
 
 
@@ -369,10 +443,12 @@ def _brick(pending: Slab, low: int, high: int, matrices: Sequence[_Matrix | None
     scores = pending.scores[:, start - pending.start : stop - pending.start]
     xp = array_namespace(scores)
     scores = xp.astype(scores, xp.float32, copy=False)
-    for axis, matrix in enumerate(matrices):
-        if matrix is not None:
-            scores = _along(scores, 1, matrix, start, (low, high)) if axis == 0 else _along(scores, axis + 1, matrix)
-    return scores
+    parts = [_Part(matrices[0], start, (low, high)), *map(_part, matrices[1:])]
+    shape = [part.matrix.size[1] if part.matrix else n for n, part in zip(scores.shape[2:], parts[1:], strict=True)]
+    out = xp.empty((scores.shape[0], high - low, *shape), dtype=xp.float32, device=device(scores))
+    for number in range(scores.shape[0]):
+        out[number] = _resized(scores[number], parts)
+    return out
 
 
 def _without(pending: Slab, done: int, matrix: _Matrix | None) -> Slab:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from mambino.core.machine import cores, memory
 from mambino.core.options import PlanOptions
-from mambino.planning.timing import device_memory, find_device
+from mambino.planning.timing import device_memory, find_device, is_here
 from mambino.planning.topology import MEMORY
 
 CPU_MINUTES = 60.0  # of training on a processor, where nobody says how long
@@ -26,6 +26,7 @@ class Budget:
         memory: (GiB).
         params: parameters of the network; None: any number.
         minutes: of training; None: as long as it takes.
+        timed: whether this machine has the device, so that steps can be timed.
         assumed: what of it nobody asked for, in words.
     """
 
@@ -33,6 +34,7 @@ class Budget:
     memory: float
     params: int | None
     minutes: float | None
+    timed: bool
     assumed: str
 
     @property
@@ -61,7 +63,7 @@ def make_budget(options: PlanOptions) -> Budget:
     if minutes is None and device == "cpu":
         minutes = CPU_MINUTES
         assumed.append(f"{minutes:g} minutes of training, since a processor cannot do what a GPU does in days")
-    return Budget(device, gib, options.params, minutes, "; ".join(assumed))
+    return Budget(device, gib, options.params, minutes, is_here(device), "; ".join(assumed))
 
 
 def wanted_steps(seconds: float) -> int:

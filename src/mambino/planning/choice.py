@@ -15,7 +15,7 @@ from mambino.planning import rules
 from mambino.planning.budget import Budget, make_budget
 from mambino.planning.intensity import normalise
 from mambino.planning.networks import PLANNED
-from mambino.planning.recipe import make_recipe
+from mambino.planning.recipe import Reasons, make_recipe
 from mambino.planning.rules import Chosen
 from mambino.planning.sides import mirror_axes
 from mambino.planning.sizing import Fit, Problem, fit
@@ -198,21 +198,20 @@ def _fit_reasons(name: str, fitted: Fit) -> tuple[Reason, ...]:
     )
 
 
-def _recipe_reasons(name: str, config: Config, why: str) -> tuple[Reason, ...]:
+def _recipe_reasons(name: str, config: Config, why: Reasons) -> tuple[Reason, ...]:
     recipe, epoch = config.recipe, config.step * config.recipe.steps
-    long = f"about {epoch:.0f} s an epoch on this device" if epoch else "not timed on this machine"
     return (
-        _reason(name, "optimiser", f"{recipe.optimiser} {recipe.rate:g} {recipe.schedule}", why),
-        _reason(name, "length", f"{recipe.epochs} epochs of {recipe.steps} steps", long),
-        _reason(name, "augmentation", recipe.augmentation, why),
-        _reason(name, "foreground", recipe.foreground, _why_foreground(config)),
-        _reason(name, "deep_supervision", recipe.deep_supervision, "pays in long trainings only"),
+        _reason(name, "optimiser", f"{recipe.optimiser}, rate {recipe.rate:g}, {recipe.schedule}", why["optimiser"]),
+        _reason(
+            name,
+            "length",
+            f"{recipe.epochs} epochs of {recipe.steps} steps",
+            f"about {epoch:.0f} s an epoch on this device" if epoch else "not timed: the device is not on this machine",
+        ),
+        _reason(name, "augmentation", recipe.augmentation, why["augmentation"]),
+        _reason(name, "foreground", recipe.foreground, why["foreground"]),
+        _reason(name, "deep_supervision", "yes" if recipe.deep_supervision else "no", why["deep_supervision"]),
     )
-
-
-def _why_foreground(config: Config) -> str:
-    covers = math.prod(config.patch) / math.prod(config.shape)
-    return f"a patch covers {min(covers, 1):.0%} of a median case; this share of patches is centred on a structure"
 
 
 def _normalise_reasons(

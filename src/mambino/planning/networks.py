@@ -20,7 +20,7 @@ _LIGHTM: tuple[Size, ...] = (
 )
 
 SIZES: dict[str, tuple[Size, ...]] = {
-    "unet": tuple({"width": width} for width in (8, 12, 16, 24, 32)),
+    "unet": tuple({"width": width} for width in (4, 8, 12, 16, 24, 32)),
     "lightm_unet": _LIGHTM,
     "lightm_unet_legacy": _LIGHTM,
 }

@@ -6,20 +6,28 @@ from mambino.core.plan import Recipe
 from mambino.planning.budget import Budget
 from mambino.planning.sizing import Fit, Problem
 
-EPOCHS = 20  # of a training with a time limit: so often it can report and validate
-LONG_EPOCHS, LONG_STEPS = 1000, 250
+EPOCHS = 20  # of a training with a limit of time: so often it reports, and may validate
+LONG_EPOCHS, LONG_STEPS = 1000, 250  # nnU-Net's
 MANY_PASSES = 100  # over each training voxel, from which on a network would learn the images by heart
+HALF = 0.5  # of a median case in a patch, below which patches miss small structures too often
+
+Reasons = dict[str, str]
+"""Why each field of a recipe is what it is."""
 
 
-def make_recipe(name: str, problem: Problem, fit: Fit, budget: Budget) -> tuple[Recipe, str]:
+def make_recipe(name: str, problem: Problem, fit: Fit, budget: Budget) -> tuple[Recipe, Reasons]:
     """Choose optimiser, length and augmentation, and say why."""
     if budget.seconds is None:
         return _long(name)
-    step = fit.step.value or 1.0
-    total = max(EPOCHS, math.floor(budget.seconds / step))
-    passes = total * fit.batch.value * math.prod(fit.patch.value) / problem.voxels
-    many = passes >= MANY_PASSES
-    covers = math.prod(fit.patch.value) / math.prod(problem.shape)
+    return _short(problem, fit, budget.seconds)
+
+
+def _short(problem: Problem, fit: Fit, seconds: float) -> tuple[Recipe, Reasons]:
+    """Learn fast: AdamW at a high rate that falls to zero, and no more augmentation than the data needs."""
+    steps = max(EPOCHS, math.floor(seconds / fit.step.value)) if fit.step.value else EPOCHS * LONG_STEPS
+    patch = math.prod(fit.patch.value)
+    passes = steps * fit.batch.value * patch / problem.voxels
+    covers = min(1.0, patch / math.prod(problem.shape))
     recipe = Recipe(
         optimiser="adamw",
         rate=2e-3,
@@ -27,20 +35,26 @@ def make_recipe(name: str, problem: Problem, fit: Fit, budget: Budget) -> tuple[
         schedule="cosine",
         warmup=0.02,
         epochs=EPOCHS,
-        steps=max(1, total // EPOCHS),
-        foreground=0.33 if covers >= 0.5 else 0.5,
-        augmentation="full" if many else "light",
+        steps=steps // EPOCHS,
+        foreground=0.33 if covers >= HALF else 0.5,
+        augmentation="full" if passes >= MANY_PASSES else "light",
         deep_supervision=False,
         clip=1.0,
     )
-    why = (
-        f"about {total} steps in {budget.minutes:g} minutes: AdamW with a cosine gets further in few steps than SGD; "
-        f"each training voxel is seen about {passes:.0f} times, so augmentation is {'full' if many else 'light'}"
-    )
-    return recipe, why
+    return recipe, {
+        "optimiser": f"for about {steps} steps: AdamW gets further in few steps than SGD",
+        "augmentation": f"each training voxel is seen about {passes:.2g} times; from {MANY_PASSES} on it would be full",
+        "foreground": f"of the patches centred on a structure; a patch covers {covers:.0%} of a median case",
+        "deep_supervision": "it pays in long trainings",
+    }
 
 
-def _long(name: str) -> tuple[Recipe, str]:
+def _long(name: str) -> tuple[Recipe, Reasons]:
+    """Learn long: nnU-Net's recipe for its network, AdamW for the others."""
+    unlimited = {
+        "augmentation": "in a long training each image is seen many times",
+        "foreground": "of the patches centred on a structure, as in nnU-Net",
+    }
     if name == "unet":
         recipe = Recipe(
             optimiser="sgd",
@@ -50,11 +64,17 @@ def _long(name: str) -> tuple[Recipe, str]:
             epochs=LONG_EPOCHS,
             steps=LONG_STEPS,
             augmentation="full",
+            deep_supervision=True,
         )
-        return recipe, "no limit of time: nnU-Net's recipe"
+        return recipe, {
+            "optimiser": "no limit of time: nnU-Net's recipe",
+            "deep_supervision": "as in nnU-Net",
+            **unlimited,
+        }
     recipe = Recipe(
         optimiser="adamw",
         rate=1e-3,
+        weight_decay=1e-2,
         schedule="cosine",
         warmup=0.02,
         epochs=LONG_EPOCHS // 4,
@@ -63,4 +83,8 @@ def _long(name: str) -> tuple[Recipe, str]:
         deep_supervision=False,
         clip=1.0,
     )
-    return recipe, "no limit of time: long enough for a scan to converge, with AdamW as in the authors' code"
+    return recipe, {
+        "optimiser": "no limit of time: networks with a scan learn with Adam, in a quarter of nnU-Net's epochs",
+        "deep_supervision": "the paper has none",
+        **unlimited,
+    }

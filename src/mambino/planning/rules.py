@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mambino.core.fingerprint import Fingerprint
+from mambino.planning.topology import topology
 
 T = TypeVar("T")
 
@@ -104,8 +105,8 @@ def affordable_spacing(
         core_seconds: seconds of training times cores; None: no limit.
 
     Returns:
-        The spacing whose finest axes are raised to one value, such that a median case has at most
-        `COARSE_VOXELS`; unchanged if it has fewer already or there is time for `LEAST_VIEWS` of each case.
+        The spacing whose finest axes are raised to one value, such that a patch of at most `COARSE_VOXELS` holds
+        a median case; unchanged if cases are small already or there is time for `LEAST_VIEWS` of each.
     """
     spacing, voxels, most = tuple(spacing), math.prod(shape), COARSE_VOXELS[len(spacing)]
     if core_seconds is None or voxels <= 1.2 * most:
@@ -113,22 +114,19 @@ def affordable_spacing(
     views = core_seconds / (CORE_SECONDS * 3 ** (len(spacing) - 2) * voxels * cases)
     if views >= LEAST_VIEWS:
         return Chosen(spacing, "")
-    extent = np.array(spacing) * np.array(shape)
-    coarse = np.maximum(spacing, _raised(extent, np.array(spacing), most))
+    coarse = _coarsened(np.array(spacing), np.array(shape), most)
     why = (
         f"in the time given the network could see each of {cases} cases about {views:.0f} times at full size, too few "
-        f"to learn from; at {most} voxels a case it sees whole images {voxels / most:.1f} times as often"
+        f"to learn from; on the coarser grid it sees them {np.prod(coarse / spacing):.1f} times as often"
     )
     return Chosen(tuple(round(float(s), 4) for s in coarse), why)
 
 
-def _raised(extent: NDArray[np.float64], spacing: NDArray[np.float64], most: int) -> float:
-    """Smallest value to raise the finest spacings to so that the extent has at most `most` voxels."""
-    low, high = float(spacing.min()), float(extent.max())
-    for _ in range(60):
-        middle = (low + high) / 2
-        if np.prod(extent / np.maximum(spacing, middle)) > most:
-            low = middle
-        else:
-            high = middle
-    return high
+def _coarsened(spacing: NDArray[np.float64], shape: NDArray[np.float64], most: int) -> NDArray[np.float64]:
+    """Raise the finest spacings to one value until the patch that holds a median case has at most `most` voxels."""
+    floor, extent = float(spacing.min()), spacing * shape
+    while True:
+        floor *= 1.01
+        coarse = np.maximum(spacing, floor)
+        if topology(coarse.tolist(), (extent / coarse).tolist()).voxels <= most:
+            return coarse

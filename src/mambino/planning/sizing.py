@@ -19,8 +19,9 @@ STATE = 16  # bytes a parameter: weight, gradient and two moments, in float32
 
 # Short trainings that went well: batches of two of 40x56x40 in 3D, and of four of 256x256 in 2D.
 STEP_VOXELS = {2: 4 * 256 * 256, 3: 2 * 40 * 56 * 40}
-LEAST_VOXELS = {2: 128 * 128, 3: 32 * 32 * 32}  # of a patch; below it a network sees no context
-PROBE_VOXELS = {2: 128 * 128, 3: 24 * 24 * 32}  # of the patch that steps are timed on
+USEFUL_BATCH = 24  # small patches: more of them at once teach less than another step
+LEAST_VOXELS = {2: 192 * 192, 3: 32 * 32 * 32}  # of a patch; below it a network sees no context
+PROBE_VOXELS = {2: 128 * 128, 3: 24 * 24 * 24}  # of the patch that steps are timed on
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,9 @@ class _Search:
 
     def cost(self, size: Size) -> Cost:
         """Measure a size on a patch small enough to be quick: a step costs as much as it has voxels."""
-        small = [rung for rung in self.ladder if math.prod(rung[1]) <= PROBE_VOXELS[self.problem.dim]]
+        # Where nothing can be timed, memory alone is measured, and that on any size.
+        most = PROBE_VOXELS[self.problem.dim] // (1 if self.budget.timed else 8)
+        small = [rung for rung in self.ladder if math.prod(rung[1]) <= most]
         plan, patch = small[0] if small else self.ladder[-1]
         cost = self.clock(self.spec(size, plan), patch)
         return replace(cost, parameters=count_parameters(self.spec(size, self.ladder[0][0])))
@@ -109,6 +112,11 @@ class _Search:
 
     def reference_batch(self, plan: Topology) -> int:
         return batch_size(plan, self.problem.voxels, self.problem.classes, self.budget.memory)
+
+    def useful_batch(self, plan: Topology, voxels: int) -> int:
+        """Return how many patches of so many voxels are worth their time where time is short."""
+        most = max(LEAST_BATCH, STEP_VOXELS[self.problem.dim] // voxels)
+        return min(self.reference_batch(plan), most, USEFUL_BATCH)
 
 
 def _patches(name: str, problem: Problem) -> Iterator[tuple[Topology, tuple[int, ...]]]:
@@ -171,18 +179,17 @@ def _fit_memory(search: _Search) -> Fit:
 
 
 def _fit_time(search: _Search, seconds: float) -> Fit:
-    dim, steps = search.problem.dim, wanted_steps(seconds)
+    steps = wanted_steps(seconds)
     size, cost, room = _affordable(search, seconds, steps)
     plan, patch = search.largest(cost, room)
-    voxels, most = math.prod(patch), search.reference_batch(plan)
-    if size != sizes(search.name)[-1]:
-        most = min(most, STEP_VOXELS[dim] // voxels)
+    voxels = math.prod(patch)
+    most = search.reference_batch(plan) if size == sizes(search.name)[-1] else search.useful_batch(plan, voxels)
     batch = max(LEAST_BATCH, min(int(room // voxels), most))
     step = _step(cost.seconds, voxels * batch, search.budget)
     return Fit(
         Chosen(search.spec(size, plan), _why_size(search, size, steps, step.value, seconds)),
-        Chosen(patch, f"the largest of which {steps} batches of two fit into the time, and one into the memory"),
-        Chosen(batch, "as many patches as the time and memory have room for, up to a useful number"),
+        Chosen(patch, _why_patch(search, patch, steps, room)),
+        Chosen(batch, "as many patches as time and memory have room for, up to a useful number; two at least"),
         _memory(cost, voxels * batch),
         step,
     )
@@ -190,17 +197,20 @@ def _fit_time(search: _Search, seconds: float) -> Fit:
 
 def _affordable(search: _Search, seconds: float, steps: int) -> tuple[Size, Cost, float]:
     """Return the largest size that gets all steps of a useful batch, its cost, and the voxels it may have a step."""
-    need = min(STEP_VOXELS[search.problem.dim], LEAST_BATCH * math.prod(search.ladder[0][1]))
-    found: list[tuple[Size, Cost, float]] = []
+    plan, patch = search.ladder[0]
+    need = min(STEP_VOXELS[search.problem.dim], search.useful_batch(plan, math.prod(patch)) * math.prod(patch))
+    best: tuple[Size, Cost, float] | None = None
     for size in search.allowed:
         cost = search.cost(size)
         room = search.memory_room(cost)
         if cost.seconds is not None:
             room = min(room, seconds / steps / cost.seconds)
-        if found and room < need:
+        if best is None or room >= need:
+            best = size, cost, room
+        if room < need:
             break
-        found.append((size, cost, room))
-    return found[-1]
+    assert best is not None  # some size is allowed, see _allowed
+    return best
 
 
 def _memory(cost: Cost, voxels: int) -> Chosen[float]:
@@ -222,6 +232,14 @@ def _why_size(search: _Search, size: Size, steps: int, step: float, seconds: flo
         )
     which = "the largest size allowed" if size == search.allowed[-1] else "the largest size for which there is time"
     return f"{described(size)}: {which}; it gets {steps} steps of a useful batch in {seconds:.0f} s"
+
+
+def _why_patch(search: _Search, patch: tuple[int, ...], steps: int, room: float) -> str:
+    if math.prod(patch) * LEAST_BATCH > room:
+        return "the smallest that shows enough of the surroundings, since time is short"
+    if patch == search.ladder[0][1]:
+        return "a whole median case, or as much of it as makes a cube: time and memory have room for it"
+    return f"the largest of which {steps} batches of two fit into the time, and one into the memory"
 
 
 def _too_large(name: str, need: float, budget: Budget) -> OptionError:

@@ -73,32 +73,33 @@ def find_device(name: str) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
+def is_here(device: str) -> bool:
+    """Tell whether this machine has the device."""
+    if device == "cuda":
+        return torch.cuda.is_available()
+    return device != "mps" or torch.backends.mps.is_available()
+
+
 def device_memory(device: str) -> float | None:
     """Return the memory of the GPU (GiB); None for the processor, and for a GPU that is not on this machine."""
-    if device != "cuda" or not torch.cuda.is_available():
+    if device != "cuda" or not is_here(device):
         return None
     return float(torch.cuda.mem_get_info()[1]) / 2**30
 
 
 def _cost(spec: NetworkSpec, patch: tuple[int, ...], device: str) -> Cost:
-    present = _is_here(device)
-    place = torch.device(device if present else "cpu")
+    here = is_here(device)
+    place = torch.device(device if here else "cpu")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = build(spec).to(place).train()
         images = torch.randn((BATCH, spec.in_channels, *patch)).to(place)
     with _one_thread():
         stored = _stored(network, images) * TRANSIENT * (1.0 if device == "cpu" else HALF)
-        seconds = min(_seconds(network, images, context) for context in _precisions(place)) if present else None
+        seconds = min(_seconds(network, images, context) for context in _precisions(place)) if here else None
     voxels = BATCH * math.prod(patch)
     count = sum(parameter.numel() for parameter in network.parameters())
     return Cost(None if seconds is None else seconds / voxels, stored / voxels, count)
-
-
-def _is_here(device: str) -> bool:
-    if device == "cuda":
-        return torch.cuda.is_available()
-    return device != "mps" or torch.backends.mps.is_available()
 
 
 def _precisions(place: torch.device) -> Iterator[Precision]:

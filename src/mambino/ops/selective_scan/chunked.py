@@ -20,8 +20,10 @@ from torch import Tensor
 from mambino.ops.selective_scan.pieces import Cut, Piece, Room, run
 
 
-def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return y [b d l], the last state [b d n], and the states that the gradient starts from.
+def scan(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor, *, keep: bool = True
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return y [b d l], the last state [b d n], and the states that the gradient starts from (if `keep`).
 
     All inputs have one floating type; B and C are [d n] or [b g n l].
     """
@@ -30,7 +32,7 @@ def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tenso
     starts = state[None]
     if cut.chains > 1:
         starts = _chained(cut, pieces, state, _gains, backwards=False)
-    saved, y, last = A.new_empty(cut.saved_shape), torch.empty_like(u), torch.empty_like(state)
+    saved, y, last = A.new_empty(cut.saved_shape if keep else 0), u.new_empty(u.shape), state.new_empty(state.shape)
     run(lambda piece: _outputs(piece, starts, saved, y, last), pieces)
     return y, last, saved
 
@@ -44,7 +46,7 @@ def scan_backward(
     starts = grad_last[None]
     if cut.chains > 1:
         starts = _chained(cut, pieces, grad_last, _gains_back, backwards=True)
-    grad_du, grad_delta, first = torch.empty_like(u), torch.empty_like(u), torch.empty_like(grad_last)
+    grad_du, grad_delta, first = (x.new_empty(x.shape) for x in (u, u, grad_last))
     grad_A, grad_B, grad_C = torch.zeros_like(A), torch.zeros_like(B), torch.zeros_like(C)
     parts = run(lambda piece: _gradients(piece, starts, saved, (grad_du, grad_delta, first)), pieces)
     for piece, (a, b, c) in zip(pieces, parts, strict=True):
@@ -128,7 +130,8 @@ def _outputs(piece: Piece, starts: Tensor, saved: Tensor, y: Tensor, last: Tenso
         h = piece.start(starts, lane)
         channels = piece.absolute(lane)
         for j, time in enumerate(piece.blocks):
-            saved[place.segment, j, place.batch, channels] = h
+            if saved.numel():
+                saved[place.segment, j, place.batch, channels] = h
             _, decays = room.decay(0, time, lane)
             states, steps = room.gain(1, piece.du, piece.B, time, lane)
             before = h
@@ -176,17 +179,3 @@ def _gradients(
     piece.write(grad_delta, out[1])
     return grad_A, grad_B, grad_C
 
-
-class ChunkedScan(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, u, delta, A, B, C, state):
-        B = B[:, None] if B.dim() == 3 else B
-        C = C[:, None] if C.dim() == 3 else C
-        y, last, saved = scan(u, delta, A, B, C, state)
-        ctx.save_for_backward(u, delta, A, B, C, saved)
-        return y, last
-
-    @staticmethod
-    def backward(ctx, gy, glast):
-        a,b,c,d,e,f = scan_backward(gy.contiguous(), glast, *ctx.saved_tensors)
-        return a,b,c,d.squeeze(1),e.squeeze(1),f

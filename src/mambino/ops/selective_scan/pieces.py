@@ -66,7 +66,7 @@ class Cut:
         chunks = max(1, min(CHUNKS, length // (segments * SHORTEST)))
         samples = batch if channels * size * chunks >= VECTOR else 1
         slices = groups
-        worthwhile = batch * channels * size * length >= 1 << 18
+        worthwhile = batch * channels * size * length >= 1 << 21
         while worthwhile and samples * slices * segments < 4 and channels % (2 * slices) == 0:
             slices *= 2
         steps = math.ceil(length / (segments * chunks))

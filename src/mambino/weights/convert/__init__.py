@@ -1,1 +1,28 @@
+"""Weights of other projects: recognised by their keys, renamed, loaded strictly."""
 
+from collections.abc import Iterable
+
+from mambino.errors import WeightsError
+from mambino.weights.convert import lightm_unet, nnunet
+from mambino.weights.convert.rules import Source, load_state
+
+__all__ = ["SOURCES", "Source", "load_state", "recognise"]
+
+SOURCES: tuple[Source, ...] = (lightm_unet.SOURCE, lightm_unet.LEGACY, nnunet.SOURCE)
+
+
+def recognise(keys: Iterable[str]) -> Source:
+    """Say which network a state dict belongs to.
+
+    Raises:
+        WeightsError: none that is known.
+    """
+    keys = list(keys)
+    found = [source for source in SOURCES if source.describes(keys)]
+    if len(found) != 1:
+        shown = ", ".join(keys[:3]) or "no keys at all"
+        raise WeightsError(
+            f"these weights belong to no network that is known; they begin with {shown}",
+            hint="known are " + ", ".join(source.name for source in SOURCES),
+        )
+    return found[0]

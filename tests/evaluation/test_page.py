@@ -1,0 +1,49 @@
+"""The page shows what the report says, whatever the names; logs of training are read strictly."""
+
+import pytest
+
+from mambino.core.options import EvaluateOptions
+from mambino.core.report import Model, Score
+from mambino.errors import FileFormatError
+from mambino.evaluation.page import page, read_curves
+from mambino.evaluation.report import assemble
+
+
+def test_names_are_shown_as_text():
+    scores = (Score(case="<script>x</script>", label="a & b", found="both", dice=0.5, hd95=1.0, hd95_diagonal=1.0),)
+    text = page(assemble(scores, ["a & b"], EvaluateOptions(), dataset="<i>heart"), [], [])
+    assert "<script>x" not in text
+    assert "&lt;script&gt;x" in text
+    assert "a &amp; b" in text
+    assert "&lt;i&gt;heart" in text
+
+
+def test_the_model_and_its_options_head_the_page():
+    scores = (Score(case="a", label="x", found="neither"),)
+    model = Model(bundles=("12ab",), options={"mirror": "yes"})
+    text = page(assemble(scores, ["x"], EvaluateOptions(), model=model), [], [])
+    assert "sha256 12ab" in text
+    assert "Predicted with mirror yes" in text
+    assert "1 not applicable" in text
+
+
+def test_missed_structures_are_counted_beside_the_distance():
+    scores = (Score(case="a", label="x", found="missed", dice=0.0, iou=0.0, nsd=0.0, hd95_diagonal=7.5, unit="pixel"),)
+    text = page(assemble(scores, ["x"], EvaluateOptions()), [], [])
+    assert "1 infinite" in text
+    assert "7.50 with diagonals" in text
+    assert "∞" in text
+
+
+def test_a_log_becomes_curves(tmp_path):
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"number": 1, "loss": 2}\n{"number": 2, "loss": NaN, "dice": 0.5}\n')
+    loss, dice = read_curves(log)
+    assert (loss.points, dice.points) == (((1.0, 2.0),), ((2.0, 0.5),))
+
+
+@pytest.mark.parametrize("line", ["{", "[]", '{"number": 1}', '{"loss": null}'])
+def test_a_log_of_something_else_is_refused(tmp_path, line):
+    (tmp_path / "log.jsonl").write_text(f'{{"loss": 1}}\n{line}\n')
+    with pytest.raises(FileFormatError, match="no log of a training run: line 2 has no loss"):
+        read_curves(tmp_path / "log.jsonl")
