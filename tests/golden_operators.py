@@ -37,7 +37,7 @@ class TokensLast(nn.Module):
         return self.mamba(x.transpose(1, 2)).transpose(1, 2)
 
 
-def mamba(hyper: Hyper, dim: int) -> nn.Module:
+def mamba(hyper: Hyper, _: int) -> nn.Module:
     return TokensLast(
         Mamba(
             hyper["d_model"],
@@ -51,7 +51,7 @@ def mamba(hyper: Hyper, dim: int) -> nn.Module:
     )
 
 
-def rvm(hyper: Hyper, dim: int) -> nn.Module:
+def rvm(hyper: Hyper, _: int) -> nn.Module:
     return RVM(hyper["input_dim"], hyper["output_dim"])
 
 
@@ -67,18 +67,16 @@ def rvm_down(hyper: Hyper, dim: int) -> nn.Module:
 
 
 def separable(hyper: Hyper, dim: int) -> nn.Module:
-    return SeparableConv(
-        dim, hyper["in_channels"], hyper["out_channels"], kernel=hyper["kernel"], bias=hyper["bias"]
-    )
+    return SeparableConv(dim, hyper["in_channels"], hyper["out_channels"], kernel=hyper["kernel"], bias=hyper["bias"])
 
 
 # The module, and how recorded parameter names become ours.
 BUILD: dict[str, tuple[Callable[[Hyper, int], nn.Module], tuple[tuple[str, str], ...]]] = {
-    "selective_scan": (lambda hyper, dim: Scan(softplus=hyper["delta_softplus"]), ()),
+    "selective_scan": (lambda hyper, _: Scan(softplus=hyper["delta_softplus"]), ()),
     "mamba_ssm.Mamba block": (mamba, (("^", "mamba."),)),
     "rvm_layer": (rvm, ()),
     "rvm_down": (rvm_down, ()),
-    "res_mamba_block": (lambda hyper, dim: ResMamba(hyper["channels"]), ((r"^conv([12])\.", r"mix\1."),)),
+    "res_mamba_block": (lambda hyper, _: ResMamba(hyper["channels"]), ((r"^conv([12])\.", r"mix\1."),)),
     "res_up_block": (
         lambda hyper, dim: ResUp(dim, hyper["channels"]),
         ((r"^conv\.0\.conv\.", "conv.depthwise."), (r"^conv\.1\.conv\.", "conv.pointwise.")),

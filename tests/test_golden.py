@@ -55,9 +55,12 @@ def param(*values: Any, built: bool, what: str, name: str) -> Any:
 def networks() -> list[Any]:
     return [
         param(
-            folder, case, built=source_of(case["network"]) is not None, what=case["network"],
+            folder,
+            case,
+            built=source_of(case["network"]) is not None,
+            what=case["network"],
             name=f"{folder.name}-{Path(case['file']).stem}",
-        )  # fmt: skip
+        )
         for folder, case in cases("network")
     ]
 
@@ -65,9 +68,13 @@ def networks() -> list[Any]:
 def operators() -> list[Any]:
     return [
         param(
-            folder, case, sub, built=find(case["network"], sub["sub"]) is not None,
-            what=f"{case['network']}: {sub['sub']}", name=f"{folder.name}-{Path(case['file']).stem}-{sub['sub']}",
-        )  # fmt: skip
+            folder,
+            case,
+            sub,
+            built=find(case["network"], sub["sub"]) is not None,
+            what=f"{case['network']}: {sub['sub']}",
+            name=f"{folder.name}-{Path(case['file']).stem}-{sub['sub']}",
+        )
         for folder, case in cases("operator")
         for sub in case["subcases"]
     ]

@@ -136,7 +136,7 @@ def test_a_picture_in_colour_is_refused_by_a_grey_network(tmp_path, capsys):
     from PIL import Image as Picture
 
     data, work = write_pictures(tmp_path / "blobs", training=5, test=1), tmp_path / "work"
-    dispatch(["run", str(data), "-o", str(work), "--epochs", "1", "--params", "30000"])
+    dispatch(["run", str(data), "-o", str(work), "--epochs", "1", "--params", "130000"])
     Picture.new("RGB", (64, 64)).save(tmp_path / "colour.png")
     capsys.readouterr()
     bundle = work / "runs" / "2d-unet-0" / "model.safetensors"

@@ -16,7 +16,7 @@ from mambino.core.options import (
     silent,
 )
 from mambino.core.plan import Plan
-from mambino.core.records import checked
+from mambino.core.records import checked, read, write
 from mambino.core.report import Report
 from mambino.errors import DataError
 from mambino.evaluation import evaluate
@@ -61,7 +61,7 @@ def run(
     on_stage("check")
     refuse_errors(data, progress)
     on_stage("plan")
-    planned = plan(data, work, _plan_options(options), progress=progress)
+    planned = _plan_once(data, work, options, progress)
     names = chosen_configs(planned, options)
     on_stage("preprocess")
     dims = tuple(sorted({planned.config(name).dim for name in names}))
@@ -107,6 +107,18 @@ def chosen_configs(planned: Plan, options: RunOptions) -> tuple[str, ...]:
     for name in names:
         planned.config(name)
     return names
+
+
+def _plan_once(data: Path, work: Path, options: RunOptions, progress: Progress) -> Plan:
+    """Plan, unless the same run has planned before: its plan may have been edited, and training follows it."""
+    asked, kept = work / "run.json", work / "plan.json"
+    if asked.exists() and kept.exists() and read(RunOptions, asked) == options:
+        planned = read(Plan, kept)
+        if Path(planned.folder).resolve() == data.resolve():
+            return planned
+    planned = plan(data, work, _plan_options(options), progress=progress)
+    write(options, asked)
+    return planned
 
 
 def _plan_options(options: RunOptions) -> PlanOptions:

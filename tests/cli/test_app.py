@@ -63,8 +63,8 @@ def test_predict_needs_a_bundle_and_an_image(capsys):
 
 
 def test_training_without_a_plan_says_what_is_missing(tmp_path, capsys):
-    assert exit_code("train", tmp_path) == 4
-    assert "plan.json cannot be read" in capsys.readouterr().err
+    assert exit_code("train", tmp_path) == 3
+    assert "holds no plan.json" in capsys.readouterr().err
 
 
 def test_options_come_from_a_file_and_flags_win(tmp_path, monkeypatch):

@@ -189,16 +189,6 @@ def test_integers_become_float32():
     assert resize(np.arange(12, dtype=np.int16).reshape(1, 3, 4), (6, 8)).dtype == np.float32
 
 
-def test_no_weight_is_so_small_that_products_get_slow():
-    for block in resample._matrix(200, 333, 3).blocks:
-        assert np.abs(block.weights[block.weights != 0]).min() >= 1e-9
-
-
-def test_rows_of_weights_sum_to_one():
-    for block in resample._matrix(77, 50, 3).blocks:
-        np.testing.assert_allclose(block.weights.sum(1), 1, atol=1e-6)
-
-
 @pytest.mark.parametrize("shape", [(4, 5, 6), (4, 0), (4,)])
 def test_a_shape_of_other_axes_is_refused(shape):
     with pytest.raises(ShapeError, match=r"array of \(8, 8\) voxels cannot be resized to \(4"):

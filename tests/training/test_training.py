@@ -231,6 +231,24 @@ def test_a_damaged_case_is_named(work):
         train(work, SHORT)
 
 
+def test_a_folder_that_cannot_be_written_to_is_named(work):
+    (work / "runs").write_text("in the way")
+    with pytest.raises(FileFormatError, match=r"2d-unet-0.* cannot be written"):
+        train(work, SHORT)
+
+
+def test_a_log_that_cannot_be_written_is_named(work):
+    log = work / "runs" / "2d-unet-0" / "log.jsonl"
+
+    def block(_epoch):
+        log.unlink(missing_ok=True)
+        log.mkdir()
+
+    with pytest.raises(FileFormatError, match=r"log\.jsonl cannot be written") as caught:
+        train(work, SHORT, on_epoch=block)
+    assert "--resume" in caught.value.hint
+
+
 def test_a_fold_that_does_not_exist_is_refused(work):
     with pytest.raises(OptionError, match="there is no fold 3 of 3"):
         train(work, replace(SHORT, fold=3))

@@ -3,9 +3,10 @@
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar, dataclass_transform
 
@@ -37,13 +38,14 @@ def read(cls: type[T], path: Path) -> T:
 
 def parse(cls: type[T], text: bytes | str, source: str) -> T:
     """Read one record from JSON text that came from `source`."""
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     try:
-        return TypeAdapter(cls).validate_json(text, strict=True)
+        value: T = _adapter(cls).validate_json(text, strict=True)
     except ValidationError as error:
         places = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:3])
         raise FileFormatError(f"{source} is not a valid {cls.__name__.lower()}: {places}") from None
+    return value
 
 
 def checked(options: T) -> T:
@@ -52,11 +54,11 @@ def checked(options: T) -> T:
     Raises:
         OptionError: names the option and what it must be.
     """
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     kind = type(options)
     try:
-        TypeAdapter(kind).validate_python({name: getattr(options, name) for name in fields_of(kind)})
+        _adapter(kind).validate_python({name: getattr(options, name) for name in fields_of(kind)})
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0]).replace("_", "-")
@@ -71,9 +73,7 @@ def fields_of(kind: type) -> tuple[str, ...]:
 
 def dump(value: Any, *, indent: int | None = 2) -> str:
     """Return a record as JSON text."""
-    from pydantic import TypeAdapter
-
-    data = TypeAdapter(type(value)).dump_python(value, mode="json")
+    data = _adapter(type(value)).dump_python(value, mode="json")
     return json.dumps(data, indent=indent, ensure_ascii=False, allow_nan=True)
 
 
@@ -114,6 +114,16 @@ def replacing(path: Path) -> Iterator[Path]:
         raise _unwritable(path, error) from None
     finally:
         part.unlink(missing_ok=True)
+
+
+def _new_adapter(kind: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
+
+
+# Making the checker of a record takes milliseconds, using it microseconds.
+_adapter: Callable[[Any], Any] = lru_cache(_new_adapter)
 
 
 def _unwritable(path: Path, error: OSError) -> FileFormatError:

@@ -4,8 +4,8 @@ Follows MrBlankness/LightM-UNet (Apache-2.0), commits 6b72e27 and b484335.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.functional import relu
 
 from mambino.errors import OptionError
 from mambino.models.shapes import check_sides
@@ -48,9 +48,7 @@ class LightMUNet(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.stages = nn.ModuleList(_stage(dim, width * 2**i, count, first=i == 0) for i, count in enumerate(blocks))
         coarsest = len(blocks) - 1
-        self.ups = nn.ModuleList(
-            _Up(dim, width * 2 ** (coarsest - j), upsample) for j in range(len(decoder_blocks))
-        )
+        self.ups = nn.ModuleList(_Up(dim, width * 2 ** (coarsest - j), upsample) for j in range(len(decoder_blocks)))
         self.decoder = nn.ModuleList(
             nn.Sequential(*(self._block(dim, width * 2 ** (coarsest - j - 1)) for _ in range(count)))
             for j, count in enumerate(decoder_blocks)
@@ -68,7 +66,7 @@ class LightMUNet(nn.Module):
             skips.append(x)
         for up, blocks, skip in zip(self.ups, self.decoder, reversed(skips[:-1]), strict=True):
             x = blocks(up(x) + skip)
-        logits: Tensor = self.head(F.relu(self.norm(x)))
+        logits: Tensor = self.head(relu(self.norm(x)))
         return logits
 
     def scales(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -89,7 +87,7 @@ class LightMUNet(nn.Module):
 
 
 class LightMUNetLegacy(LightMUNet):
-    """LightM-UNet before 29 March 2024, which the paper's counts describe: plain convolutions in stem, decoder, head."""
+    """LightM-UNet before 29 March 2024, which the paper counts: plain convolutions in stem, decoder and head."""
 
     @staticmethod
     def _stem(dim: int, in_channels: int, width: int) -> nn.Module:
@@ -122,7 +120,7 @@ class RVM(nn.Module):
         x = x.flatten(2)
         mixed = self.mamba(self._normalised(x)) + self.skip_scale * x
         y = self.proj.weight @ self._normalised(mixed) + self.proj.bias[:, None]
-        return y.unflatten(2, space)
+        return y.view(*y.shape[:2], *space)
 
     def _normalised(self, x: Tensor) -> Tensor:
         y: Tensor = self.norm(x.transpose(1, 2))
@@ -138,8 +136,8 @@ class ResMamba(nn.Module):
         self.mix1, self.mix2 = RVM(width, width), RVM(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.mix1(F.relu(self.norm1(x)))
-        y = self.mix2(F.relu(self.norm2(y)))
+        y = self.mix1(relu(self.norm1(x)))
+        y = self.mix2(relu(self.norm2(y)))
         result: Tensor = y + x
         return result
 
@@ -154,8 +152,8 @@ class ResUp(nn.Module):
         self.skip_scale = nn.Parameter(torch.ones(1))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.conv(F.relu(self.norm1(x))) + self.skip_scale * x
-        return F.relu(self.norm2(y))
+        y = self.conv(relu(self.norm1(x))) + self.skip_scale * x
+        return relu(self.norm2(y))
 
 
 class ResConv(nn.Module):
@@ -168,8 +166,8 @@ class ResConv(nn.Module):
         self.conv2 = CONV[dim](width, width, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.conv1(F.relu(self.norm1(x)))
-        result: Tensor = self.conv2(F.relu(self.norm2(y))) + x
+        y = self.conv1(relu(self.norm1(x)))
+        result: Tensor = self.conv2(relu(self.norm2(y))) + x
         return result
 
 
@@ -206,8 +204,10 @@ def _check(width: int, blocks: tuple[int, ...], decoder_blocks: tuple[int, ...],
         )
     if len(decoder_blocks) != len(blocks) - 1:
         raise OptionError(
-            f"lightm_unet: {len(blocks)} encoder stages need {len(blocks) - 1} decoder stages, got {len(decoder_blocks)}"
+            f"lightm_unet: {len(blocks)} encoder stages need one decoder stage less, got {len(decoder_blocks)}"
         )
+    if min((*blocks, *decoder_blocks), default=0) < 1:
+        raise OptionError(f"lightm_unet: every stage needs at least one block, got {(*blocks, *decoder_blocks)}")
     if upsample not in {"interpolate", "deconv", "pixelshuffle"}:
         raise OptionError(
             f"lightm_unet: upsample {upsample!r} is not known", hint="use interpolate, deconv or pixelshuffle"

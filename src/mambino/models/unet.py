@@ -83,6 +83,9 @@ def _check(dim: int, stages: int, sizes: dict[str, Sizes], counts: dict[str, tup
     for name, value in sizes.items():
         if len(value) != stages or any(len(v) != dim for v in value):
             raise OptionError(f"unet: {name} needs {dim} numbers for each of {stages} stages, got {value}")
+    even = [k for kernel in sizes["kernels"] for k in kernel if k % 2 == 0]
+    if even:
+        raise OptionError(f"unet: kernels must be odd, got {even[0]}")
     for name, count in counts.items():
         needed = stages - (name == "decoder_convs")
         if len(count) != needed or min(count) < 1:

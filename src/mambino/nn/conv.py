@@ -46,9 +46,7 @@ class SeparableConv(nn.Module):
 
     def __init__(self, dim: int, in_channels: int, out_channels: int, *, kernel: int = 3, bias: bool = False) -> None:
         super().__init__()
-        self.depthwise = CONV[dim](
-            in_channels, in_channels, kernel, padding=kernel // 2, groups=in_channels, bias=bias
-        )
+        self.depthwise = CONV[dim](in_channels, in_channels, kernel, padding=kernel // 2, groups=in_channels, bias=bias)
         self.pointwise = CONV[dim](in_channels, out_channels, 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:

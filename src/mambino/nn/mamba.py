@@ -3,9 +3,9 @@
 import math
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.functional import silu
 
 from mambino.ops.selective_scan import selective_scan
 
@@ -50,11 +50,10 @@ class Mamba(nn.Module):
 
     def forward(self, tokens: Float[Tensor, "b c l"]) -> Float[Tensor, "b c l"]:
         x, z = _project(self.in_proj, tokens).chunk(2, dim=1)
-        x = F.silu(self.conv1d(x)[..., : x.shape[-1]])
-        step, B, C = _project(self.x_proj, x).split([self.rank, self.state_size, self.state_size], dim=1)
-        delta = self.dt_proj.weight @ step
-        A = -self.A_log.float().exp()
-        y, _ = selective_scan(x, delta, A, B, C, D=self.D, z=z, delta_bias=self.dt_proj.bias, softplus=True)
+        x = silu(self.conv1d(x)[..., : x.shape[-1]])
+        step, enter, leave = torch.split(_project(self.x_proj, x), [self.rank, self.state_size, self.state_size], dim=1)
+        delta, rates = self.dt_proj.weight @ step, -self.A_log.float().exp()
+        y, _ = selective_scan(x, delta, rates, enter, leave, D=self.D, z=z, delta_bias=self.dt_proj.bias, softplus=True)
         return _project(self.out_proj, y)
 
 

@@ -2,15 +2,11 @@
 
 Works on numpy and torch arrays alike, in float32. Results equal those of nnU-Net v2's default
 resampling (skimage's `resize`, that is a spline with edges repeated and no anti-aliasing, clipped to
-the range of the input). A spline is linear in its input and separable, so each axis is one banded
-matrix, and an axis is resized by matrix products.
+the range of the input), by the matrix products of `splines`.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
 from math import prod
-from typing import Any
 
 import numpy as np
 from array_api_compat import array_namespace, device, to_device
@@ -18,62 +14,14 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from mambino.errors import OptionError, ShapeError
+from mambino.ops.splines import Array, Matrix, Part, resize_axes, resize_first, resize_plane, spline, whole
 from mambino.ops.windows import Slab
-
-Array = Any
-"""A numpy array or a torch tensor."""
 
 BRICK = 64 * 2**20
 """Scores at output size are made in bricks of about so many bytes."""
 
-_ROWS = 64  # output voxels a block of a matrix: few products, little outside the band
 _LABEL_ROWS = 32  # output voxels along axis 0 that labels are resized for at once
-_REACH = 64  # an impulse is below 1e-9 at 16 voxels, so impulses 64 apart do not meet
-_GROUP = 2**21  # voxels of consecutive slices that are resized at once: large products, small copies
-_NEGLIGIBLE = 1e-9  # smaller weights run down to denormal floats, which slow products tenfold
 _LEVEL = 1e-5  # interpolated indicators closer than this are tied: float32 sums of a few terms
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Block:
-    """The part of a matrix for some consecutive outputs: [rows, columns] weights and where they start."""
-
-    row: int
-    column: int
-    weights: NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Matrix:
-    """How one axis is resized.
-
-    Attributes:
-        size: voxels before and after.
-        nearest: input voxel of each output voxel, for order 0; else None.
-        first, last: the inputs that each output depends on, `last` exclusive.
-        blocks: the weights, in order of their rows.
-    """
-
-    size: tuple[int, int]
-    nearest: NDArray[np.int64] | None
-    first: NDArray[np.int64]
-    last: NDArray[np.int64]
-    blocks: tuple[_Block, ...]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Part:
-    """A part of the work on one axis.
-
-    Attributes:
-        matrix: None leaves the axis as it is.
-        start: first input that the array holds; inputs that it does not hold are zero.
-        rows: first and last (exclusive) output wanted.
-    """
-
-    matrix: _Matrix | None
-    start: int
-    rows: tuple[int, int]
 
 
 def resize(
@@ -190,7 +138,7 @@ def resize_scores(
 
 def _matrices(
     source: Sequence[int], shape: Sequence[int], order: int, separate_axis: int | None, separate_order: int
-) -> list[_Matrix | None]:
+) -> list[Matrix | None]:
     if len(source) != len(shape) or min(shape) < 1:
         raise ShapeError(f"an array of {tuple(source)} voxels cannot be resized to {tuple(shape)}")
     for value in (order, separate_order):
@@ -198,134 +146,34 @@ def _matrices(
             raise OptionError(f"a spline has an order between 0 and 5, got {value}")
     orders = [separate_order if axis == separate_axis else order for axis in range(len(shape))]
     return [
-        None if old == new else _matrix(int(old), int(new), order)
+        None if old == new else spline(int(old), int(new), order)
         for old, new, order in zip(source, shape, orders, strict=True)
     ]
 
 
-@lru_cache(maxsize=128)
-def _matrix(old: int, new: int, order: int) -> _Matrix:
-    """Zoom impulses to learn the weights: the result is scipy's own, borders and rounding included."""
-    outputs = np.arange(new)
-    if order == 0:
-        nearest = ndimage.zoom(np.arange(old, dtype=np.float64), new / old, order=0, mode="nearest", grid_mode=True)
-        nearest = nearest.astype(np.int64)
-        return _Matrix((old, new), nearest, nearest, nearest + 1, ())
-    combs = np.zeros((_REACH, old))
-    combs[np.arange(old) % _REACH, np.arange(old)] = 1
-    answers = np.stack([ndimage.zoom(comb, new / old, order=order, mode="nearest", grid_mode=True) for comb in combs])
-    centre = np.rint((outputs + 0.5) * (old / new) - 0.5).astype(np.int64)
-    start = np.clip(centre - _REACH // 2, 0, max(old - _REACH, 0))
-    columns = start[:, None] + np.arange(min(old, _REACH))
-    weights = answers[columns % _REACH, outputs[:, None]]
-    weights[np.abs(weights) < _NEGLIGIBLE] = 0
-    used = weights != 0
-    first = start + used.argmax(1)
-    last = start + used.shape[1] - used[:, ::-1].argmax(1)
-    blocks = tuple(_block(row, columns[row : row + _ROWS], weights[row : row + _ROWS]) for row in range(0, new, _ROWS))
-    return _Matrix((old, new), None, first, last, blocks)
-
-
-def _block(row: int, columns: NDArray[np.int64], weights: NDArray[np.float64]) -> _Block:
-    rows, used = weights.nonzero()
-    inputs = columns[rows, used]
-    dense = np.zeros((len(weights), inputs.max() + 1 - inputs.min()), np.float32)
-    dense[rows, inputs - inputs.min()] = weights[rows, used]
-    return _Block(row, int(inputs.min()), dense)
-
-
-def _clipped(array: Array, matrices: Sequence[_Matrix | None], apart: int) -> Array:
+def _clipped(array: Array, matrices: Sequence[Matrix | None], apart: int) -> Array:
     """Resize [*s] and clip to its range; `apart` is for symmetry."""
     xp = array_namespace(array)
-    return xp.clip(_resized(array, [_part(matrix) for matrix in matrices]), xp.min(array), xp.max(array))
+    return xp.clip(resize_axes(array, [whole(matrix) for matrix in matrices]), xp.min(array), xp.max(array))
 
 
-def _slicewise(array: Array, matrices: Sequence[_Matrix | None], apart: int) -> Array:
+def _slicewise(array: Array, matrices: Sequence[Matrix | None], apart: int) -> Array:
     """Resize the slices of [*s] across one axis, each clipped to its range, then that axis."""
     xp = array_namespace(array)
     array = xp.moveaxis(array, apart, 0)
-    plane = [_part(matrix) for axis, matrix in enumerate(matrices) if axis != apart]
+    plane = [whole(matrix) for axis, matrix in enumerate(matrices) if axis != apart]
     if any(part.matrix for part in plane):
         over = tuple(range(1, array.ndim))
         low, high = xp.min(array, axis=over, keepdims=True), xp.max(array, axis=over, keepdims=True)
-        array = xp.clip(_in_plane(array, plane), low, high)
-    return xp.moveaxis(_first(array, _part(matrices[apart])), 0, apart)
+        array = xp.clip(resize_plane(array, plane), low, high)
+    return xp.moveaxis(resize_first(array, whole(matrices[apart])), 0, apart)
 
 
-def _part(matrix: _Matrix | None) -> _Part:
-    return _Part(matrix, 0, (0, matrix.size[1] if matrix else 0))
-
-
-def _resized(array: Array, parts: Sequence[_Part]) -> Array:
-    """Resize every axis of [*s]; a first axis that shrinks goes first."""
-    first, *plane = parts
-    shrinks = first.matrix is not None and first.rows[1] - first.rows[0] < array.shape[0]
-    array = _first(array, first) if shrinks else array
-    array = _in_plane(array, plane)
-    return array if shrinks else _first(array, first)
-
-
-def _in_plane(array: Array, parts: Sequence[_Part]) -> Array:
-    """Resize all axes but the first, some slices at a time."""
-    if not any(part.matrix for part in parts):
-        return array
-    xp = array_namespace(array)
-    shape = [part.rows[1] - part.rows[0] if part.matrix else n for n, part in zip(array.shape[1:], parts, strict=True)]
-    out = xp.empty((array.shape[0], *shape), dtype=xp.float32, device=device(array))
-    group = max(1, _GROUP // max(1, prod(array.shape[1:])))
-    for start in range(0, array.shape[0], group):
-        slices = array[start : start + group]
-        for part in reversed(parts):
-            slices = _turned(slices, part)
-        out[start : start + group] = xp.moveaxis(slices, -1, 0)
-    return out
-
-
-def _turned(array: Array, part: _Part) -> Array:
-    """Resize the last axis and make it the first: one large product a block, whatever lies before.
-
-    Products of single slices would make the threads of a BLAS wait for one another each time, which
-    took 100 s instead of 3 s on busy cores.
-    """
-    xp = array_namespace(array)
-    if part.matrix is None or part.matrix.nearest is not None:
-        return _first(xp.moveaxis(array, -1, 0), part)
-    flat = xp.reshape(array, (-1, array.shape[-1])).T
-    return xp.reshape(_product(flat, part), (-1, *array.shape[:-1]))
-
-
-def _first(array: Array, part: _Part) -> Array:
-    """Resize the first axis."""
-    if part.matrix is None:
-        return array
-    xp = array_namespace(array)
-    if part.matrix.nearest is not None:
-        index = xp.asarray(part.matrix.nearest[slice(*part.rows)] - part.start, device=device(array))
-        return xp.take(array, index, axis=0)
-    return xp.reshape(_product(xp.reshape(array, (array.shape[0], -1)), part), (-1, *array.shape[1:]))
-
-
-def _product(flat: Array, part: _Part) -> Array:
-    """Multiply the banded matrix with [n, m] inputs, block by block."""
-    xp, place = array_namespace(flat), device(flat)
-    (low, high), start, stop = part.rows, part.start, part.start + flat.shape[0]
-    out = xp.empty((high - low, flat.shape[1]), dtype=xp.float32, device=place)
-    for block in part.matrix.blocks if part.matrix else ():
-        top, bottom = max(block.row, low), min(block.row + len(block.weights), high)
-        if top >= bottom:
-            continue
-        left = max(block.column, start)
-        right = max(left, min(block.column + block.weights.shape[1], stop))
-        weights = block.weights[top - block.row : bottom - block.row, left - block.column : right - block.column]
-        out[top - low : bottom - low] = xp.asarray(weights, device=place) @ flat[left - start : right - start]
-    return out
-
-
-def _vote(labels: NDArray[np.integer], matrices: Sequence[_Matrix | None], order: int) -> NDArray[np.integer]:
+def _vote(labels: NDArray[np.integer], matrices: Sequence[Matrix | None], order: int) -> NDArray[np.integer]:
     """Resize labels some rows of axis 0 at a time, so that scores exist for these rows only."""
     if order == 0:
         for matrix in matrices:
-            labels = np.moveaxis(_first(labels, _part(matrix)), 0, -1)
+            labels = np.moveaxis(resize_first(labels, whole(matrix)), 0, -1)
         return np.ascontiguousarray(labels)
     shape = tuple(n if m is None else m.size[1] for n, m in zip(labels.shape, matrices, strict=True))
     if all(matrix is None for matrix in matrices):
@@ -339,23 +187,26 @@ def _vote(labels: NDArray[np.integer], matrices: Sequence[_Matrix | None], order
 
 def _voted_rows(
     labels: NDArray[np.integer],
-    matrices: Sequence[_Matrix | None],
+    matrices: Sequence[Matrix | None],
     order: int,
     rows: tuple[int, int],
     rest: tuple[int, ...],
 ) -> NDArray[np.integer]:
     start, stop = _needed(matrices[0], rows)
-    part = labels[start:stop]
-    nearest = _nearest(part, matrices, rows, start)
-    if not part.any():
+    inputs = labels[start:stop]
+    nearest = _nearest(inputs, matrices, rows, start)
+    if not inputs.any():
         return nearest
     shape = (rows[1] - rows[0], *rest)
     total, best, own = (np.zeros(shape, np.float32) for _ in range(3))
     winner = np.zeros(shape, labels.dtype)
-    for number, box in enumerate(ndimage.find_objects(part), start=1):
-        if box is None:
+    for number, box in enumerate(ndimage.find_objects(inputs), start=1):
+        parts = _touched(box, matrices, rows, start) if box else ()
+        if not parts:
             continue
-        place, share = _share(part, number, box, matrices, rows, start)
+        first, *others = (part.rows for part in parts)
+        place = (slice(first[0] - rows[0], first[1] - rows[0]), *(slice(*other) for other in others))
+        share = resize_axes((inputs[box] == number).astype(np.float32), parts)
         total[place] += share
         share = share if order == 1 else share.clip(0, 1)
         better = share > best[place] + _LEVEL
@@ -370,39 +221,35 @@ def _voted_rows(
     return winner
 
 
-def _share(
-    part: NDArray[np.integer],
-    number: int,
-    box: tuple[slice, ...],
-    matrices: Sequence[_Matrix | None],
-    rows: tuple[int, int],
-    start: int,
-) -> tuple[tuple[slice, ...], NDArray[np.float32]]:
-    """Resize the indicator of one label inside its box; return where in the output it may be non-zero."""
-    parts, place = [], []
+def _touched(
+    box: tuple[slice, ...], matrices: Sequence[Matrix | None], rows: tuple[int, int], start: int
+) -> tuple[Part, ...]:
+    """Say which outputs the inputs in a box reach; nothing where they fall between the samples."""
+    parts = []
     for axis, (matrix, inputs) in enumerate(zip(matrices, box, strict=True)):
-        offset, low, high = (start, *rows) if axis == 0 else (0, 0, 0 if matrix is None else matrix.size[1])
-        inside = slice(inputs.start + offset, inputs.stop + offset)
-        outputs = (inside.start, inside.stop)
-        if matrix is not None:
-            touched = np.flatnonzero((matrix.first[low:high] < inside.stop) & (matrix.last[low:high] > inside.start))
-            outputs = (low + int(touched[0]), low + int(touched[-1]) + 1) if touched.size else (low, low)
-        parts.append(_Part(matrix, inside.start, outputs))
-        place.append(slice(outputs[0] - low, outputs[1] - low))
-    return tuple(place), _resized((part[box] == number).astype(np.float32), parts)
+        inside = (inputs.start + start, inputs.stop + start) if axis == 0 else (inputs.start, inputs.stop)
+        if matrix is None:
+            parts.append(Part(None, inside[0], inside))
+            continue
+        low, high = rows if axis == 0 else (0, matrix.size[1])
+        reached = np.flatnonzero((matrix.first[low:high] < inside[1]) & (matrix.last[low:high] > inside[0]))
+        if not reached.size:
+            return ()
+        parts.append(Part(matrix, inside[0], (low + int(reached[0]), low + int(reached[-1]) + 1)))
+    return tuple(parts)
 
 
 def _nearest(
-    part: NDArray[np.integer], matrices: Sequence[_Matrix | None], rows: tuple[int, int], start: int
+    part: NDArray[np.integer], matrices: Sequence[Matrix | None], rows: tuple[int, int], start: int
 ) -> NDArray[np.integer]:
     for axis, matrix in enumerate(matrices):
         if matrix is not None:
-            index = _matrix(*matrix.size, 0).first
+            index = spline(*matrix.size, 0).first
             part = part.take(index[slice(*rows)] - start if axis == 0 else index, axis)
     return part
 
 
-def _needed(matrix: _Matrix | None, rows: tuple[int, int]) -> tuple[int, int]:
+def _needed(matrix: Matrix | None, rows: tuple[int, int]) -> tuple[int, int]:
     """Which inputs of axis 0 the output `rows` depend on."""
     if matrix is None:
         return rows
@@ -428,7 +275,7 @@ def _joined(pending: Slab, slab: Slab) -> Slab:
     return Slab(pending.start, xp.concat([pending.scores, slab.scores], axis=1))
 
 
-def _ready(pending: Slab, done: int, source: int, shape: Sequence[int], matrix: _Matrix | None) -> int:
+def _ready(pending: Slab, done: int, source: int, shape: Sequence[int], matrix: Matrix | None) -> int:
     """How far the output can go with what is pending: to a whole brick, or to the end; else `done`."""
     end = pending.start + pending.scores.shape[1]
     possible = end if matrix is None else int(np.searchsorted(matrix.last, end, side="right"))
@@ -438,20 +285,20 @@ def _ready(pending: Slab, done: int, source: int, shape: Sequence[int], matrix: 
     return possible if end == source else done
 
 
-def _brick(pending: Slab, low: int, high: int, matrices: Sequence[_Matrix | None]) -> Array:
+def _brick(pending: Slab, low: int, high: int, matrices: Sequence[Matrix | None]) -> Array:
     start, stop = _needed(matrices[0], (low, high))
     scores = pending.scores[:, start - pending.start : stop - pending.start]
     xp = array_namespace(scores)
     scores = xp.astype(scores, xp.float32, copy=False)
-    parts = [_Part(matrices[0], start, (low, high)), *map(_part, matrices[1:])]
+    parts = [Part(matrices[0], start, (low, high)), *map(whole, matrices[1:])]
     shape = [part.matrix.size[1] if part.matrix else n for n, part in zip(scores.shape[2:], parts[1:], strict=True)]
     out = xp.empty((scores.shape[0], high - low, *shape), dtype=xp.float32, device=device(scores))
     for number in range(scores.shape[0]):
-        out[number] = _resized(scores[number], parts)
+        out[number] = resize_axes(scores[number], parts)
     return out
 
 
-def _without(pending: Slab, done: int, matrix: _Matrix | None) -> Slab:
+def _without(pending: Slab, done: int, matrix: Matrix | None) -> Slab:
     """Drop the rows that no output from `done` on depends on."""
     end = pending.start + pending.scores.shape[1]
     keep = done if matrix is None else int(matrix.first[done]) if done < matrix.size[1] else end

@@ -6,7 +6,8 @@ from mambino.core.plan import Recipe
 from mambino.planning.budget import Budget
 from mambino.planning.sizing import Fit, Problem
 
-EPOCHS = 20  # of a training with a limit of time: so often it reports, and may validate
+EPOCHS = 20  # at the least in a training with a limit of time: so often it reports, and may validate
+EPOCH_STEPS = 100  # at the most, so that a line comes soon and `--epochs` stays a fine measure
 LONG_EPOCHS, LONG_STEPS = 1000, 250  # nnU-Net's
 MANY_PASSES = 100  # over each training voxel, from which on a network would learn the images by heart
 HALF = 0.5  # of a median case in a patch, below which patches miss small structures too often
@@ -24,7 +25,8 @@ def make_recipe(name: str, problem: Problem, fit: Fit, budget: Budget) -> tuple[
 
 def _short(problem: Problem, fit: Fit, seconds: float) -> tuple[Recipe, Reasons]:
     """Learn fast: AdamW at a high rate that falls to zero, and no more augmentation than the data needs."""
-    steps = max(EPOCHS, math.floor(seconds / fit.step.value)) if fit.step.value else EPOCHS * LONG_STEPS
+    steps = max(EPOCHS, math.floor(seconds / fit.step.value)) if fit.step.value else EPOCHS * EPOCH_STEPS
+    epoch = min(EPOCH_STEPS, steps // EPOCHS)
     patch = math.prod(fit.patch.value)
     passes = steps * fit.batch.value * patch / problem.voxels
     covers = min(1.0, patch / math.prod(problem.shape))
@@ -34,8 +36,8 @@ def _short(problem: Problem, fit: Fit, seconds: float) -> tuple[Recipe, Reasons]
         weight_decay=1e-2,
         schedule="cosine",
         warmup=0.02,
-        epochs=EPOCHS,
-        steps=steps // EPOCHS,
+        epochs=steps // epoch,
+        steps=epoch,
         foreground=0.33 if covers >= HALF else 0.5,
         augmentation="full" if passes >= MANY_PASSES else "light",
         deep_supervision=False,

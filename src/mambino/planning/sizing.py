@@ -7,11 +7,10 @@ from itertools import takewhile
 
 from mambino.core.plan import NetworkSpec
 from mambino.errors import OptionError
-from mambino.models import divisor
 from mambino.planning.budget import Budget, wanted_steps
 from mambino.planning.networks import Size, described, network, rounded_up, sizes
 from mambino.planning.rules import Chosen
-from mambino.planning.timing import Clock, Cost, count_parameters
+from mambino.planning.timing import Clock, Cost, outline
 from mambino.planning.topology import LEAST_BATCH, Topology, batch_size, fitted, memory_of, smaller_patches
 
 RUNTIME = 0.5  # (GiB) torch itself, and the patches on their way
@@ -41,6 +40,10 @@ class Problem:
     spacing: tuple[float, ...]
     shape: tuple[float, ...]
     voxels: float
+
+
+Ladder = tuple[tuple[Topology, tuple[int, ...]], ...]
+"""Topologies, each with the patch that a network takes for it, from large to small."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +82,7 @@ class _Search:
     budget: Budget
     clock: Clock
     allowed: tuple[Size, ...]
-    ladder: tuple[tuple[Topology, tuple[int, ...]], ...]
+    ladder: Ladder
 
     def spec(self, size: Size, plan: Topology) -> NetworkSpec:
         return network(self.name, size, plan, self.problem.channels, self.problem.classes)
@@ -91,7 +94,11 @@ class _Search:
         small = [rung for rung in self.ladder if math.prod(rung[1]) <= most]
         plan, patch = small[0] if small else self.ladder[-1]
         cost = self.clock(self.spec(size, plan), patch)
-        return replace(cost, parameters=count_parameters(self.spec(size, self.ladder[0][0])))
+        if self.name != "unet":
+            return cost
+        return replace(
+            cost, parameters=outline(self.spec(size, self.ladder[0][0])).parameters
+        )  # it may have more stages
 
     def memory_room(self, cost: Cost) -> float:
         """How many voxels a batch may have for its memory."""
@@ -99,16 +106,19 @@ class _Search:
 
     def largest(self, cost: Cost, room: float) -> tuple[Topology, tuple[int, ...]]:
         """Return the largest patch of which a batch of two has room; the smallest useful one if none has."""
-        least = min(LEAST_VOXELS[self.problem.dim], math.prod(self.ladder[0][1]))
-        useful = tuple(takewhile(lambda rung: math.prod(rung[1]) >= least, self.ladder))
-        for plan, patch in useful:
+        for plan, patch in self.useful():
             if math.prod(patch) * LEAST_BATCH <= room:
                 return plan, patch
-        plan, patch = useful[-1]
+        plan, patch = self.useful()[-1]
         voxels = math.prod(patch) * LEAST_BATCH
         if voxels > self.memory_room(cost):
             raise _too_large(self.name, _memory(cost, voxels).value, self.budget)
         return plan, patch
+
+    def useful(self) -> Ladder:
+        """Return the patches that show enough of the surroundings to learn from."""
+        least = min(LEAST_VOXELS[self.problem.dim], math.prod(self.ladder[0][1]))
+        return tuple(takewhile(lambda rung: math.prod(rung[1]) >= least, self.ladder))
 
     def reference_batch(self, plan: Topology) -> int:
         return batch_size(plan, self.problem.voxels, self.problem.classes, self.budget.memory)
@@ -120,10 +130,10 @@ class _Search:
 
 
 def _patches(name: str, problem: Problem) -> Iterator[tuple[Topology, tuple[int, ...]]]:
-    """Yield topologies, each with the patch that the network takes for it, from large to small."""
+    """Yield the rungs of the ladder."""
     last: tuple[int, ...] = ()
     plans = tuple(smaller_patches(problem.spacing, problem.shape))
-    fixed = divisor(network(name, sizes(name)[0], plans[0], problem.channels, problem.classes))
+    fixed = outline(network(name, sizes(name)[0], plans[0], problem.channels, problem.classes)).divisor
     for plan in plans:
         patch = rounded_up(plan.patch, plan.divisor if name == "unet" else fixed)
         if patch != last and len(plan.strides) > 1:
@@ -136,7 +146,7 @@ def _allowed(name: str, problem: Problem, budget: Budget, plan: Topology) -> tup
     if budget.params is None:
         return sizes(name)
     specs = [network(name, size, plan, problem.channels, problem.classes) for size in sizes(name)]
-    counts = [count_parameters(spec) for spec in specs]
+    counts = [outline(spec).parameters for spec in specs]
     if counts[0] > budget.params:
         raise OptionError(
             f"--params {budget.params}: the smallest {name} for this data has {counts[0]} parameters",
@@ -151,8 +161,9 @@ def _fit_reference(search: _Search) -> Fit:
     plan = fitted(problem.spacing, problem.shape, problem.classes, budget.memory)
     batch = search.reference_batch(plan)
     need = memory_of(plan, batch, problem.classes)
-    if batch == LEAST_BATCH and need > 1.1 * budget.memory:
-        raise _too_large("unet", need, budget)
+    least = search.useful()[-1][0]
+    if plan.voxels < least.voxels:
+        raise _too_large("unet", memory_of(least, LEAST_BATCH, problem.classes), budget)
     return Fit(
         Chosen(search.spec(size, plan), f"{described(size)}, the published size"),
         Chosen(plan.patch, f"the largest of which a batch of two fits into {budget.memory:.1f} GiB"),

@@ -5,18 +5,21 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from mambino.core.machine import cores
 from mambino.core.plan import NetworkSpec
+from mambino.core.records import dump, parse
 from mambino.models import build
 from mambino.nn.device import processor_has_bf16
 
 PATIENCE = 0.2  # (s) of timed steps in each precision, after the first
 PARALLEL = 0.6  # of the speed of the first core is what each further one adds
+LOOP = 1.25  # augmentation, loss and the update of the weights run on the same cores as the network
 BATCH = 2  # of the measured step: torch computes convolutions of a single small image in a way 3 times slower
 TRANSIENT = 1.3  # gradients of activations live beside the activations for a moment
 HALF = 0.6  # of the activations, where a GPU stores most of them in bfloat16
@@ -35,6 +38,19 @@ class Cost:
     seconds: float | None
     memory: float
     parameters: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """What is known of a network without running it.
+
+    Attributes:
+        parameters: how many.
+        divisor: what each side of the input must be a multiple of.
+    """
+
+    parameters: int
+    divisor: tuple[int, ...]
 
 
 Precision = Callable[[], AbstractContextManager[Any]]
@@ -62,10 +78,9 @@ def clock(device: str) -> Clock:
     return cost
 
 
-def count_parameters(spec: NetworkSpec) -> int:
-    """Count the parameters of a network without making its weights."""
-    with torch.device("meta"):
-        return sum(parameter.numel() for parameter in build(spec).parameters())
+def outline(spec: NetworkSpec) -> Outline:
+    """Build a network once to see what its size is and what it asks of its input."""
+    return _outline(dump(spec))
 
 
 def find_device(name: str) -> str:
@@ -87,19 +102,31 @@ def device_memory(device: str) -> float | None:
     return float(torch.cuda.mem_get_info()[1]) / 2**30
 
 
+@lru_cache(maxsize=256)
+def _outline(text: str) -> Outline:
+    network = _build(parse(NetworkSpec, text, "the plan"))
+    sides = tuple(int(side) for side in cast("tuple[int, ...]", network.divisor))
+    return Outline(sum(parameter.numel() for parameter in network.parameters()), sides)
+
+
+def _build(spec: NetworkSpec) -> nn.Module:
+    """Build a network whose weights do not matter, and leave random numbers as they were."""
+    # Not on the meta device: drawing weights there imports torch's compiler, which takes longer than all of this.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return build(spec)
+
+
 def _cost(spec: NetworkSpec, patch: tuple[int, ...], device: str) -> Cost:
     here = is_here(device)
     place = torch.device(device if here else "cpu")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        network = build(spec).to(place).train()
-        images = torch.randn((BATCH, spec.in_channels, *patch)).to(place)
+    network = _build(spec).to(place).train()
+    images = torch.randn((BATCH, spec.in_channels, *patch), generator=torch.Generator().manual_seed(0)).to(place)
     with _one_thread():
         stored = _stored(network, images) * TRANSIENT * (1.0 if device == "cpu" else HALF)
         seconds = min(_seconds(network, images, context) for context in _precisions(place)) if here else None
     voxels = BATCH * math.prod(patch)
-    count = sum(parameter.numel() for parameter in network.parameters())
-    return Cost(None if seconds is None else seconds / voxels, stored / voxels, count)
+    return Cost(None if seconds is None else seconds / voxels, stored / voxels, outline(spec).parameters)
 
 
 def _precisions(place: torch.device) -> Iterator[Precision]:
@@ -138,7 +165,7 @@ def _stored(network: nn.Module, images: Tensor) -> int:
 
 
 def _seconds(network: nn.Module, images: Tensor, precision: Precision) -> float:
-    """Return the duration of a step forward and back (s), the quickest of a few; updates cost little beside it.
+    """Return the duration of a step (s), by the quickest of a few passes forward and back.
 
     On a processor it is the time that one thread computes, shared among the cores: other programs that run
     just now, and threads that wait for one another while they do, would make any other measure a matter of luck.
@@ -153,4 +180,4 @@ def _seconds(network: nn.Module, images: Tensor, precision: Precision) -> float:
         loss.backward()
         loss.item()  # waits for a GPU
         times.append(now() - begin)
-    return min(times) / (1 + PARALLEL * (cores() - 1) if shared else 1)
+    return LOOP * min(times) / (1 + PARALLEL * (cores() - 1)) if shared else min(times)

@@ -92,11 +92,16 @@ def smaller_patches(spacing: Sequence[float], shape: Sequence[float]) -> Iterato
     """Yield topologies from the largest sensible patch downwards.
 
     The first has the proportions of a cube in the world and is not larger than a median case, `shape`. Each
-    next one is a step shorter along the axis that covers most of the case.
+    next one is a step shorter along the axis that covers most of the case; other sides may be rounded up anew,
+    and what does not become smaller by that is passed over.
     """
     plan = topology(spacing, _first_patch(spacing, shape))
-    while True:
-        yield plan
+    least, seen = math.inf, set()
+    while plan.patch not in seen:
+        seen.add(plan.patch)
+        if plan.voxels < least:
+            least = plan.voxels
+            yield plan
         axis = max(range(len(shape)), key=lambda a: (plan.patch[a] / shape[a], a))
         once = [n - (plan.divisor[axis] if a == axis else 0) for a, n in enumerate(plan.patch)]
         if once[axis] < 1:

@@ -2,12 +2,10 @@
 
 import hashlib
 import multiprocessing
-import os
 import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -23,7 +21,7 @@ from mambino.preprocessing.case import data_side, prepare, prepare_labels
 from mambino.preprocessing.store import Origin, Store
 
 _FORMAT = "1"  # of prepared cases; a new one makes all of them again
-_COPIES = 12  # of a prepared case, that preparing it holds at once (measured: 8 to 11)
+_COPIES = 10  # of a prepared case, that preparing it may hold at once: measured 4, but sizes vary
 _DATA_FIELDS = ("spacing", "orientation", "slice_axis", "crop", "normalise", "resample")
 
 
@@ -155,7 +153,7 @@ def _run(jobs: Sequence[_Job], workers: int) -> Iterator[tuple[_Job, Error | Non
     if min(workers, len(jobs)) < 2:
         yield from ((job, _attempt(job)) for job in jobs)
         return
-    with _one_thread_each(), _pool(min(workers, len(jobs))) as pool:
+    with _pool(min(workers, len(jobs))) as pool:
         running: dict[Future[Error | None], _Job] = {pool.submit(_attempt, job): job for job in jobs}
         try:
             for future in as_completed(running):
@@ -177,21 +175,6 @@ def _pool(workers: int) -> ProcessPoolExecutor:
         initializer=signal.signal,
         initargs=(signal.SIGINT, signal.SIG_IGN),
     )
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Tell processes started meanwhile to multiply matrices on one thread: there is one of them a core already."""
-    names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
 
 
 def _attempt(job: _Job) -> Error | None:

@@ -18,7 +18,6 @@ from mambino.core.grid import Grid, orienting
 from mambino.core.image import Image, Segmentation
 from mambino.core.labels import Labels
 from mambino.core.plan import Config
-from mambino.core.records import dump
 from mambino.errors import DataError, ShapeError
 from mambino.ops.resample import resize, resize_labels, resize_scores
 from mambino.ops.windows import Slab
@@ -146,10 +145,8 @@ def restore_scores(slabs: Iterable[Slab], prepared: Prepared, labels: Labels, co
 
 def data_side(config: Config) -> str:
     """Return a digest of all in a configuration that prepared cases depend on."""
-    seen = [
-        config.dim, config.spacing, config.orientation, config.slice_axis, config.crop,
-        [dump(channel, indent=None) for channel in config.normalise], dump(config.resample, indent=None),
-    ]  # fmt: skip
+    how = (config.normalise, config.resample)
+    seen = (config.dim, config.spacing, config.orientation, config.slice_axis, config.crop, *how)
     return hashlib.sha256(repr(seen).encode()).hexdigest()[:16]
 
 
@@ -186,7 +183,8 @@ def _check_finite(array: NDArray[np.float32], given: NDArray[np.generic]) -> Non
     if count:
         channel, *place = (int(i) for i in np.argwhere(~np.isfinite(_float32(given)))[0])
         raise DataError(
-            f"the image is not finite in {count} of {array.size} voxels, the first in channel {channel} at {tuple(place)}",
+            f"the image is not finite in {count} of {array.size} voxels, "
+            f"the first in channel {channel} at {tuple(place)}",
             hint="mend it: mambino check --repair",
         )
 

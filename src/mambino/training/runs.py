@@ -15,7 +15,7 @@ from mambino.core.options import TrainOptions
 from mambino.core.plan import Config, Plan
 from mambino.core.provenance import Provenance
 from mambino.core.records import dump, read, record, write, write_text
-from mambino.errors import OptionError
+from mambino.errors import FileFormatError, OptionError
 from mambino.training.loop import Epoch
 from mambino.training.state import State, load_state, save_state
 from mambino.weights.bundle import Bundle, save
@@ -121,7 +121,6 @@ def check_same(old: Run, new: Run, folder: Folder) -> None:
 def open_run(folder: Folder, run: Run, old: Run | None, state: State) -> None:
     """Begin a run's folder, or fill `state` from it and cut the log back to the state."""
     if old is None:
-        folder.path.mkdir(parents=True, exist_ok=True)
         write(run, folder.options)
         write_text("", folder.log)
         return
@@ -136,9 +135,19 @@ def open_run(folder: Folder, run: Run, old: Run | None, state: State) -> None:
 
 
 def log(epoch: Epoch, folder: Folder) -> None:
-    """Add a line to the log."""
-    with folder.log.open("a", encoding="utf-8") as file:
-        file.write(dump(epoch, indent=None) + "\n")
+    """Add a line to the log.
+
+    Raises:
+        FileFormatError: the disk is full, or the file cannot be written to.
+    """
+    try:
+        with folder.log.open("a", encoding="utf-8") as file:
+            file.write(dump(epoch, indent=None) + "\n")
+    except OSError as error:
+        raise FileFormatError(
+            f"{folder.log} cannot be written: {error.strerror or error}",
+            hint="free some space, then go on with --resume",
+        ) from None
 
 
 def keep(folder: Folder, state: State, plan: Plan, run: Run) -> None:

@@ -1,9 +1,9 @@
 """The selective scan: a linear recurrence along a sequence whose coefficients follow the input."""
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from mambino.errors import ShapeError
 from mambino.ops.selective_scan.operator import scan_operator
@@ -54,13 +54,13 @@ def selective_scan(
     if delta_bias is not None:
         step = step + delta_bias.to(wide)[:, None]
     if softplus:
-        step = F.softplus(step)
+        step = functional.softplus(step)
     h = step.new_zeros(*u.shape[:2], A.shape[1]) if state is None else state.to(wide)
     y, last = scan_operator(x, step, A.to(wide), _grouped(B).to(wide), _grouped(C).to(wide), h)
     if D is not None:
         y = torch.addcmul(y, x, D.to(wide)[:, None])
     if z is not None:
-        y = y * F.silu(z.to(wide))
+        y = y * functional.silu(z.to(wide))
     return y.to(u.dtype), last
 
 
@@ -86,8 +86,12 @@ def _check(
     size = A.shape[1]
     for name, coupling in (("B", B), ("C", C)):
         _check_coupling(name, coupling, u, size)
-    wanted = {"delta": (delta, (batch, channels, length)), "state": (state, (batch, channels, size))}
-    wanted |= {name: (x, (batch, channels, length)) for name, x in sequences.items()}
+    whole = (batch, channels, length)
+    wanted: dict[str, tuple[Tensor | None, tuple[int, ...]]] = {
+        "delta": (delta, whole),
+        "state": (state, (batch, channels, size)),
+    }
+    wanted |= {name: (x, whole) for name, x in sequences.items()}
     wanted |= {name: (x, (channels,)) for name, x in channelwise.items()}
     for name, (x, shape) in wanted.items():
         if x is not None and tuple(x.shape) != shape:

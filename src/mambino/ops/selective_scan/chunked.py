@@ -29,9 +29,7 @@ def scan(
     """
     cut = cut_of(u, A, B, C)
     pieces = run(lambda place: Piece(place, cut, (u, delta, A, B, C)), cut.places)
-    starts = state[None]
-    if cut.chains > 1:
-        starts = _chained(cut, pieces, state, _gains, backwards=False)
+    starts = _starts(cut, pieces, state, _gains) if cut.chains > 1 else state[None, ..., None]
     saved, y, last = A.new_empty(cut.saved_shape if keep else 0), u.new_empty(u.shape), state.new_empty(state.shape)
     run(lambda piece: _outputs(piece, starts, saved, y, last), pieces)
     return y, last, saved
@@ -43,16 +41,16 @@ def scan_backward(
     """Return the gradients of u, delta, A, B, C and the first state; `saved` is from `scan`."""
     cut = cut_of(u, A, B, C)
     pieces = run(lambda place: Piece(place, cut, (u, delta, A, B, C), grad), cut.places)
-    starts = grad_last[None]
+    starts = grad_last[None, ..., None]
     if cut.chains > 1:
-        starts = _chained(cut, pieces, grad_last, _gains_back, backwards=True)
+        starts = _starts(cut, pieces, grad_last, _gains_back, backwards=True)
     grad_du, grad_delta, first = (x.new_empty(x.shape) for x in (u, u, grad_last))
-    grad_A, grad_B, grad_C = torch.zeros_like(A), torch.zeros_like(B), torch.zeros_like(C)
     parts = run(lambda piece: _gradients(piece, starts, saved, (grad_du, grad_delta, first)), pieces)
-    for piece, (a, b, c) in zip(pieces, parts, strict=True):
-        grad_A[piece.place.channels] += a
-        piece.add_coupling(b, grad_B)
-        piece.add_coupling(c, grad_C)
+    grad_A, grad_B, grad_C = torch.zeros_like(A), B.new_zeros(B.shape), C.new_zeros(C.shape)
+    for piece, part in zip(pieces, parts, strict=True):
+        grad_A[piece.place.channels] += part
+        piece.add_coupling(piece.B, grad_B)
+        piece.add_coupling(piece.C, grad_C)
     return grad_du * delta, grad_delta.addcmul_(grad_du, u), grad_A, grad_B, grad_C, first
 
 
@@ -62,54 +60,53 @@ def cut_of(u: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Cut:
     return Cut.of(tuple(u.shape), A.shape[1], groups)
 
 
-def _chained(
-    cut: Cut, pieces: list[Piece], state: Tensor, gains: Callable[[Piece, Tensor], None], *, backwards: bool
+def _starts(
+    cut: Cut, pieces: list[Piece], state: Tensor, gains: Callable[[Piece, Tensor], None], *, backwards: bool = False
 ) -> Tensor:
-    """Carry the state from chunk to chunk; return it before each, and after the last: [k+1 b d n].
-
-    Backwards, chunks are taken last first.
-    """
-    decay, gain = state.new_empty(2, cut.segments, cut.chunks, *state.shape)
-
-    def summarise(piece: Piece) -> None:
-        place = piece.place
-        decay[place.segment, :, place.batch, place.channels] = piece.total().movedim(-1, 0)
-        gains(piece, gain)
-
-    run(summarise, pieces)
-    starts = state.new_empty(cut.chains + 1, *state.shape)
-    starts[0] = state
+    """Carry the state from chunk to chunk; return the one before each (after each, if backwards): [s b d n k]."""
+    ends = state.new_empty(cut.segments, *state.shape, cut.chunks)
+    run(lambda piece: gains(piece, ends), pieces)
+    decays = torch.empty_like(ends)
+    for piece in pieces:
+        decays[piece.place.segment, piece.place.batch, piece.place.channels] = piece.decay
+    rows = state.new_empty(cut.chunks + 1, state.numel())
     order = slice(None, None, -1 if backwards else 1)
-    before, *others = starts.unbind()
-    steps = zip(decay.flatten(0, 1).unbind()[order], gain.flatten(0, 1).unbind()[order], others, strict=True)
-    for a, x, here in steps:
-        before = torch.addcmul(x, a, before, out=here)
-    return starts
+    before, *after = rows.unbind()
+    before.copy_(state.flatten())
+    for segment in range(cut.segments)[order]:
+        gain, decay = (x[segment].view(-1, cut.chunks).t().contiguous().unbind()[order] for x in (ends, decays))
+        h = before
+        for x, a, here in zip(gain, decay, after, strict=True):
+            h = torch.addcmul(x, a, h, out=here)
+        entered = rows[:-1].flip(0) if backwards else rows[:-1]
+        ends[segment].view(-1, cut.chunks).copy_(entered.t())
+        before.copy_(h)
+    return ends
 
 
 def _gains(piece: Piece, ends: Tensor) -> None:
     """Find the state at the end of each chunk that starts from zero."""
-    place, room = piece.place, Room(piece, 2)
-    for lane in piece.lanes:
-        h = piece.A.new_zeros(piece.state_shape(lane))
-        for time in piece.blocks:
-            _, decays = room.decay(0, time, lane)
-            _, gains = room.gain(1, piece.du, piece.B, time, lane)
+    room = Room(piece, 2)
+    for lane, end in enumerate(piece.chain(ends)):
+        h = torch.zeros_like(end, memory_format=torch.contiguous_format)
+        for block in range(piece.blocks):
+            _, decays = room.decay(0, block, lane)
+            _, gains = room.gain(1, piece.du[block][lane], piece.B.tiles[block][lane])
             for decay, gain in zip(decays, gains, strict=True):
                 torch.addcmul(gain, decay, h, out=h)
-        ends[place.segment, :, place.batch, piece.absolute(lane)] = h.movedim(-1, 0)
+        end.copy_(h)
 
 
 def _gains_back(piece: Piece, ends: Tensor) -> None:
     """Find the gradient that leaves the beginning of each chunk when none enters its end."""
-    place, room = piece.place, Room(piece, 2)
-    for lane in piece.lanes:
-        w = piece.A.new_zeros(piece.state_shape(lane))
-        for time in reversed(piece.blocks):
-            _, decays = room.decay(0, time, lane)
-            _, gains = room.gain(1, piece.grad, piece.C, time, lane)
+    room = Room(piece, 2)
+    for lane, end in enumerate(piece.chain(ends)):
+        w = torch.zeros_like(end, memory_format=torch.contiguous_format)
+        for block in reversed(range(piece.blocks)):
+            _, decays = room.decay(0, block, lane)
+            _, gains = room.gain(1, piece.grad[block][lane], piece.C.tiles[block][lane])
             torch.mul(decays[0], _step_back(gains, decays, w), out=w)
-        ends[place.segment, :, place.batch, piece.absolute(lane)] = w.movedim(-1, 0)
+        end.copy_(w)
 
 
 def _step_back(gains: tuple[Tensor, ...], decays: tuple[Tensor, ...], w: Tensor) -> Tensor:
@@ -125,57 +122,64 @@ def _step_back(gains: tuple[Tensor, ...], decays: tuple[Tensor, ...], w: Tensor)
 
 def _outputs(piece: Piece, starts: Tensor, saved: Tensor, y: Tensor, last: Tensor) -> None:
     """Run the chunks of a piece from their first states."""
-    place, room, out = piece.place, Room(piece, 2), torch.empty_like(piece.delta)
-    for lane in piece.lanes:
-        h = piece.start(starts, lane)
-        channels = piece.absolute(lane)
-        for j, time in enumerate(piece.blocks):
-            if saved.numel():
-                saved[place.segment, j, place.batch, channels] = h
-            _, decays = room.decay(0, time, lane)
-            states, steps = room.gain(1, piece.du, piece.B, time, lane)
+    room, whole = Room(piece, 2), piece.empty()
+    out, ends = piece.tiles(whole), piece.part(last)
+    kept = [piece.chain(x) for x in saved.unbind(1)] if saved.numel() else []
+    for lane, start in enumerate(piece.chain(starts)):
+        h = start.clone(memory_format=torch.contiguous_format)
+        for block in range(piece.blocks):
+            if kept:
+                kept[block][lane].copy_(h)
+            _, decays = room.decay(0, block, lane)
+            states, steps = room.gain(1, piece.du[block][lane], piece.B.tiles[block][lane])
             before = h
             for decay, step in zip(decays, steps, strict=True):
                 before = step.addcmul_(decay, before)
             h.copy_(before)
-            torch.sum(states.mul_(piece.C.of(time, lane)), 3, out=out[time, :, lane])
-        if place.segment == piece.cut.segments - 1:
-            last[place.batch, channels] = h[..., -1]
-    piece.write(out, y)
+            torch.sum(states.mul_(piece.C.tiles[block][lane]), 3, keepdim=True, out=out[block][lane])
+        if piece.place.segment == piece.cut.segments - 1:
+            ends[lane].copy_(h[..., -1])
+    piece.write(whole, y)
 
 
-def _gradients(
-    piece: Piece, starts: Tensor, saved: Tensor, out: tuple[Tensor, Tensor, Tensor]
-) -> tuple[Tensor, Tensor, Tensor]:
+def _gradients(piece: Piece, starts: Tensor, saved: Tensor, out: tuple[Tensor, Tensor, Tensor]) -> Tensor:
     """Compute the states again, tile by tile from the last, and run the gradients back through them.
 
-    Writes the gradients of delta u, delta (but for its share in delta u) and the first state to `out`;
-    returns those of A, B and C.
+    Writes the gradients of delta u, delta (but for its share in delta u) and the first state to `out`, leaves
+    those of B and C in the piece, returns that of A.
     """
-    place, room = piece.place, Room(piece, 3)
-    grad_du, grad_delta = torch.empty_like(piece.delta), torch.empty_like(piece.delta)
-    grad_A, grad_B, grad_C = (torch.zeros_like(x) for x in (piece.A, piece.B.values, piece.C.values))
-    for lane in piece.lanes:
-        w = piece.start(starts, lane, backwards=True)
-        channels = piece.absolute(lane)
-        for j, time in reversed(list(enumerate(piece.blocks))):
-            decay, decays = room.decay(0, time, lane)
-            states, steps = room.gain(1, piece.du, piece.B, time, lane, before=1)
-            before = steps[0].copy_(saved[place.segment, j, place.batch, channels])
+    room, kept = Room(piece, 3), [piece.chain(x) for x in saved.unbind(1)]
+    wholes = piece.empty(), piece.empty()
+    grad_du, grad_delta, firsts = piece.tiles(wholes[0]), piece.tiles(wholes[1]), piece.part(out[2])
+    grad_rates = [torch.zeros_like(rates) for rates in piece.rates]
+    for lane, start in enumerate(piece.chain(starts)):
+        w = start.clone(memory_format=torch.contiguous_format)
+        for block in reversed(range(piece.blocks)):
+            delta, du, grad = (x[block][lane] for x in (piece.delta, piece.du, piece.grad))
+            enter, leave = piece.B.tiles[block][lane], piece.C.tiles[block][lane]
+            decay, decays = room.decay(0, block, lane)
+            states, steps = room.gain(1, du, enter, before=1)
+            before = steps[0].copy_(kept[block][lane])
             for a, step in zip(decays, steps[1:], strict=True):
                 before = step.addcmul_(a, before)
-            g, gains = room.gain(2, piece.grad, piece.C, time, lane)
+            g, gains = room.gain(2, grad, leave)
             _step_back(gains, decays, w)
-            w.copy_(decays[0]).mul_(gains[0])
+            torch.mul(decays[0], gains[0], out=w)
             decay.mul_(g).mul_(states[:-1])  # now the gradient of delta A
-            grad_delta[time, :, lane] = piece.weighted(decay, lane)
-            grad_A[lane] += decay.mul_(piece.delta[time, :, lane, None]).sum((0, 1, 4))
-            piece.B.add(grad_B, torch.mul(g, piece.du[time, :, lane, None], out=decay), time, lane)
-            piece.C.add(grad_C, states[1:].mul_(piece.grad[time, :, lane, None]), time, lane)
-            torch.sum(g.mul_(piece.B.of(time, lane)), 3, out=grad_du[time, :, lane])
-        if place.segment == 0:
-            out[2][place.batch, channels] = w[..., 0]
-    piece.write(grad_du, out[0])
-    piece.write(grad_delta, out[1])
-    return grad_A, grad_B, grad_C
+            grad_delta[block][lane].copy_(_weighted(decay, piece.rates[lane]))
+            grad_rates[lane] += decay.mul_(delta).sum((0, 1, 4))[..., None]
+            piece.B.add(torch.mul(g, du, out=decay), block, lane)
+            piece.C.add(states[1:].mul_(grad), block, lane)
+            torch.sum(g.mul_(enter), 3, keepdim=True, out=grad_du[block][lane])
+        if piece.place.segment == 0:
+            firsts[lane].copy_(w[..., 0])
+    for whole, target in zip(wholes, out[:2], strict=True):
+        piece.write(whole, target)
+    return torch.cat(grad_rates)[..., 0]
 
+
+def _weighted(tile: Tensor, rates: Tensor) -> Tensor:
+    """Sum a tile over n, weighted by A: [t b d 1 k]."""
+    steps, batch, width, size, chunks = tile.shape
+    rows = rates.view(width, 1, size).expand(steps * batch, width, 1, size).reshape(-1, 1, size)
+    return torch.bmm(rows, tile.view(-1, size, chunks)).view(steps, batch, width, 1, chunks)

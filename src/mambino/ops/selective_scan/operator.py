@@ -7,20 +7,18 @@ from torch import Tensor
 
 from mambino.ops.selective_scan.chunked import cut_of, scan, scan_backward
 
-_library = torch.library.Library("mambino", "DEF")
-_library.define(
+_library = torch.library.Library("mambino", "DEF")  # type: ignore[no-untyped-call]
+_library.define(  # type: ignore[no-untyped-call]
     "selective_scan(Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor state, bool keep)"
     " -> (Tensor, Tensor, Tensor)"
 )
-_library.define(
+_library.define(  # type: ignore[no-untyped-call]
     "selective_scan_backward(Tensor grad, Tensor grad_last, Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C,"
     " Tensor saved) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 
 
-def scan_operator(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor
-) -> tuple[Tensor, Tensor]:
+def scan_operator(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
     """Return y [b d l] and the last state [b d n]; inputs as `chunked.scan` takes them."""
     inputs = (u, delta, A, B, C, state)
     keep = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
@@ -59,10 +57,8 @@ def _differentiate(ctx: Any, grad: Tensor, grad_last: Tensor, _: Tensor) -> tupl
 
 # Devices without kernels of their own take this path too.
 for _device in ("CPU", "CUDA"):
-    _library.impl("selective_scan", _forward, _device)
-    _library.impl("selective_scan_backward", scan_backward, _device)
+    _library.impl("selective_scan", _forward, _device)  # type: ignore[no-untyped-call]
+    _library.impl("selective_scan_backward", scan_backward, _device)  # type: ignore[no-untyped-call]
 torch.library.register_fake("mambino::selective_scan", _shapes, lib=_library)
 torch.library.register_fake("mambino::selective_scan_backward", _backward_shapes, lib=_library)
-torch.library.register_autograd(
-    "mambino::selective_scan", _differentiate, setup_context=_remember, lib=_library
-)
+torch.library.register_autograd("mambino::selective_scan", _differentiate, setup_context=_remember, lib=_library)

@@ -10,14 +10,15 @@ from functools import cache
 from typing import Self, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.functional import pad
 
 # Measured on two AVX-512 cores with 1 MiB of L2 each; twice or half as much costs some 10 %.
 CHUNKS = 64  # side by side in a piece: the contiguous axis
 SEGMENTS = 8  # of a sequence, at most
-SHORTEST = 16  # tokens of a chunk, at least
-VECTOR = 1 << 14  # numbers that move on by one token together
+SHORTEST = 5  # tokens of a chunk, at least
+LONG = 64  # tokens of a chunk from which on a sequence has more segments
+VECTOR = 1 << 15  # numbers that move on by one token together
 BLOCK = 8  # tokens of a tile
 
 # A state that decays towards zero ends in denormal numbers, on which processors are many times slower.
@@ -62,7 +63,7 @@ class Cut:
     def of(cls, shape: tuple[int, ...], size: int, groups: int) -> Self:
         """Choose a cut for a scan of `shape` [b d l]; channels of one slice share a group."""
         batch, channels, length = shape
-        segments = max(1, min(SEGMENTS, length // (CHUNKS * 2 * SHORTEST)))
+        segments = max(1, min(SEGMENTS, length // (CHUNKS * LONG)))
         chunks = max(1, min(CHUNKS, length // (segments * SHORTEST)))
         samples = batch if channels * size * chunks >= VECTOR else 1
         slices = groups
@@ -95,112 +96,101 @@ class Cut:
         )
 
 
-@dataclass(frozen=True, slots=True)
+Views = list[tuple[Tensor, ...]]  # of each block of steps, of each lane of channels
+
+
 class Coupling:
     """How input enters the state, or state becomes output: B or C of the scan.
 
     Attributes:
         values: [t b 1 n k], or [1 1 d n 1] where they are constant.
-        constant: whether they are.
+        gradient: of the same shape.
+        tiles, gradients: what a tile needs of them, by block and lane.
     """
 
-    values: Tensor
-    constant: bool
+    def __init__(self, values: Tensor, piece: "Piece", *, constant: bool) -> None:
+        self._summed = (0, 1, 4) if constant else (2,)
+        self.values, self.gradient = values, values.new_zeros(values.shape if piece.differentiated else 0)
+        self.tiles = _coupling_tiles(values, piece, constant=constant)
+        self.gradients = _coupling_tiles(self.gradient, piece, constant=constant) if piece.differentiated else []
 
-    def of(self, time: slice, lane: slice) -> Tensor:
-        """Return what a tile needs."""
-        return self.values[:, :, lane] if self.constant else self.values[time]
+    def add(self, x: Tensor, block: int, lane: int) -> None:
+        """Add the products [t b d n k] of a tile to the gradient."""
+        self.gradients[block][lane].add_(x.sum(self._summed, keepdim=True))
 
-    def add(self, total: Tensor, x: Tensor, time: slice, lane: slice) -> None:
-        """Add the products of a tile to a gradient of the shape of `values`."""
-        if self.constant:
-            total[0, 0, lane, :, 0] += x.sum((0, 1, 4))
-        else:
-            total[time] += x.sum(2, keepdim=True)
+
+def _coupling_tiles(values: Tensor, piece: "Piece", *, constant: bool) -> Views:
+    if constant:
+        return [values.split(piece.width, 2)] * piece.blocks
+    return [(block,) * piece.lanes for block in values.split(BLOCK)]
 
 
 class Piece:
-    """The inputs of one place, laid out [t b d k].
+    """The inputs of one place, laid out [t b d k], and views of all its tiles.
 
     Attributes:
-        delta, du: step size, and step size times input.
-        grad: gradient of y, where there is one.
-        A: [d n].
+        differentiated: whether there is a gradient of y.
+        width: channels of a lane.
+        lanes, blocks: how many tiles there are, along the channels and along time.
+        delta, du: step size, and step size times input, by block and lane: [t b d 1 k].
+        grad: gradient of y in the same form; without use where it is not differentiated.
+        rates: A by lane, [d n 1].
         B, C: the couplings.
     """
 
-    def __init__(
-        self, place: Place, cut: Cut, inputs: tuple[Tensor, ...], grad: Tensor | None = None
-    ) -> None:
+    def __init__(self, place: Place, cut: Cut, inputs: tuple[Tensor, ...], grad: Tensor | None = None) -> None:
         u, delta, A, B, C = inputs
-        self.place, self.cut = place, cut
+        self.place, self.cut, self.differentiated = place, cut, grad is not None
         rows, channels = place.batch, place.channels
-        self.delta = self._laid_out(delta[rows, channels])
-        self.du = self._laid_out(u[rows, channels]).mul_(self.delta)
-        self.grad = self.delta if grad is None else self._laid_out(grad[rows, channels])
-        self.A = A[channels]
-        self.B, self.C = self._coupling(B), self._coupling(C)
-        batch, width = self.delta.shape[1:3]
+        whole = self._laid_out(delta[rows, channels])
+        self._shape = whole.shape
+        batch, width = whole.shape[1:3]
         most = max(1, VECTOR // (batch * cut.size * cut.chunks))
         self.width = math.ceil(width / math.ceil(width / most))
+        self.lanes, self.blocks = math.ceil(width / self.width), math.ceil(cut.steps / BLOCK)
+        self.delta, self.du = self.tiles(whole), self.tiles(self._laid_out(u[rows, channels]).mul_(whole))
+        self.grad = self.delta if grad is None else self.tiles(self._laid_out(grad[rows, channels]))
+        self.rates = A[channels, :, None].split(self.width)
+        # What is left of a state after each whole chunk, [b d n k].
+        self.decay = (whole.sum(0)[:, :, None] * A[channels, :, None]).exp_()
+        self.B, self.C = self._coupling(B), self._coupling(C)
 
-    @property
-    def lanes(self) -> list[slice]:
-        """Channels of each tile, counted from the first of the piece."""
-        last = self.delta.shape[2]
-        return [slice(i, min(i + self.width, last)) for i in range(0, last, self.width)]
+    def tiles(self, x: Tensor) -> Views:
+        """Return views [t b d 1 k] of something laid out [t b d k]."""
+        return [block.split(self.width, 2) for block in x.unsqueeze(3).split(BLOCK)]
 
-    @property
-    def blocks(self) -> list[slice]:
-        """Steps of each tile."""
-        return [slice(i, min(i + BLOCK, self.cut.steps)) for i in range(0, self.cut.steps, BLOCK)]
+    def empty(self) -> Tensor:
+        """Return room for a result [t b d k]."""
+        return self.rates[0].new_empty(self._shape)
 
-    def absolute(self, lane: slice) -> slice:
-        """Return a lane counted from the first channel of the scan."""
-        first = self.place.channels.start
-        return slice(first + lane.start, first + lane.stop)
+    def chain(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return this piece's part of something known of each chunk, by lane: [b d n k] of [s b d n k]."""
+        return x[self.place.segment, self.place.batch, self.place.channels].split(self.width, 1)
 
-    def state_shape(self, lane: slice) -> tuple[int, int, int, int]:
-        """Return the shape [b d n k] of the states of a tile."""
-        return self.delta.shape[1], lane.stop - lane.start, self.cut.size, self.cut.chunks
-
-    def start(self, starts: Tensor, lane: slice, *, backwards: bool = False) -> Tensor:
-        """Return the state before each chunk (after it, if backwards), [b d n k], from those of all chunks."""
-        first = self.place.segment * self.cut.chunks
-        if backwards:
-            starts = starts[: self.cut.chains].flip(0)
-        starts = starts[first : first + self.cut.chunks, self.place.batch, self.absolute(lane)]
-        return starts.movedim(0, -1).clone(memory_format=torch.contiguous_format)
-
-    def total(self) -> Tensor:
-        """Return the decay over each whole chunk, [b d n k]."""
-        return (self.delta.sum(0)[:, :, None] * self.A[:, :, None]).exp_()
-
-    def weighted(self, tile: Tensor, lane: slice) -> Tensor:
-        """Sum a tile over n, weighted by A: [t b d k]."""
-        steps, batch, width, size, chunks = tile.shape
-        rates = self.A[lane].expand(steps * batch, width, size).reshape(-1, 1, size)
-        return torch.bmm(rates, tile.view(-1, size, chunks)).view(steps, batch, width, chunks)
+    def part(self, state: Tensor) -> tuple[Tensor, ...]:
+        """Return this piece's part of a state [b d n], by lane."""
+        return state[self.place.batch, self.place.channels].split(self.width, 1)
 
     def write(self, x: Tensor, out: Tensor) -> None:
         """Write a result [t b d k] to its place in a sequence [b d l]."""
         self._segment(out[self.place.batch, self.place.channels])[...] = self._in_sequence(x, out.shape[-1])
 
-    def add_coupling(self, x: Tensor, out: Tensor) -> None:
+    def add_coupling(self, coupling: Coupling, out: Tensor) -> None:
         """Add the gradient of a coupling to its place in `out`, [d n] or [b g n l]."""
         if out.dim() == 2:
-            out[self.place.channels] += x[0, 0, :, :, 0]
+            out[self.place.channels] += coupling.gradient[0, 0, :, :, 0]
         else:
-            group = out[self.place.batch, self._group(out)]
-            self._segment(group)[...] += self._in_sequence(x[:, :, 0], out.shape[-1])
+            group = self._segment(out[self.place.batch, self._group(out)])
+            group += self._in_sequence(coupling.gradient[:, :, 0], out.shape[-1])
 
     def _coupling(self, m: Tensor) -> Coupling:
         if m.dim() == 2:
-            return Coupling(m[self.place.channels][None, None, :, :, None], constant=True)
-        return Coupling(self._laid_out(m[self.place.batch, self._group(m)])[:, :, None], constant=False)
+            return Coupling(m[self.place.channels][None, None, :, :, None], self, constant=True)
+        return Coupling(self._laid_out(m[self.place.batch, self._group(m)])[:, :, None], self, constant=False)
 
     def _group(self, m: Tensor) -> int:
-        return self.place.channels.start * m.shape[1] // self.cut.channels
+        first: int = self.place.channels.start
+        return first * m.shape[1] // self.cut.channels
 
     def _segment(self, x: Tensor) -> Tensor:
         tokens = self.cut.chunks * self.cut.steps
@@ -211,15 +201,17 @@ class Piece:
         x = self._segment(x)
         tokens = self.cut.chunks * self.cut.steps
         if x.shape[-1] < tokens:
-            x = F.pad(x, (0, tokens - x.shape[-1]))
+            x = pad(x, (0, tokens - x.shape[-1]))
         rows, width = x.shape[:2]
+        # Two axes are all that torch transposes block by block.
         x = x.reshape(-1, self.cut.steps).t().clone(memory_format=torch.contiguous_format)
         return x.view(self.cut.steps, rows, width, self.cut.chunks)
 
     def _in_sequence(self, x: Tensor, length: int) -> Tensor:
         """Turn [t b c k] back to the tokens of this segment that exist, [b c l]."""
         tokens = self.cut.chunks * self.cut.steps
-        x = x.permute(1, 2, 3, 0).reshape(*x.shape[1:3], tokens)
+        rows, width = x.shape[1:3]
+        x = x.reshape(self.cut.steps, -1).t().reshape(rows, width, tokens)
         return x[..., : max(length - self.place.segment * tokens, 0)]
 
 
@@ -233,27 +225,31 @@ class Room:
 
     def __init__(self, piece: Piece, count: int) -> None:
         self.piece = piece
-        state = math.prod(piece.state_shape(slice(0, piece.width)))
-        self._memory = [piece.A.new_empty((BLOCK + 1) * state) for _ in range(count)]
-        self._floor = piece.A.new_tensor(FLOOR[piece.A.dtype])
+        self._state = (piece.place.batch.stop - piece.place.batch.start, piece.cut.size, piece.cut.chunks)
+        largest = math.prod(self._state) * piece.width * (BLOCK + 1)
+        like = piece.rates[0]
+        self._memory = [like.new_empty(largest) for _ in range(count)]
+        self._floor = like.new_tensor(FLOOR[like.dtype])
         self._tiles: dict[tuple[int, int, int], Tile] = {}
 
-    def decay(self, index: int, time: slice, lane: slice) -> Tile:
+    def decay(self, index: int, block: int, lane: int) -> Tile:
         """Compute exp(delta A) in tile `index`."""
-        tile, steps = self._tile(index, time.stop - time.start, lane)
-        torch.mul(self.piece.delta[time, :, lane, None], self.piece.A[lane, :, None], out=tile)
+        delta = self.piece.delta[block][lane]
+        tile, steps = self._tile(index, delta.shape[0], delta.shape[2])
+        torch.mul(delta, self.piece.rates[lane], out=tile)
         return tile.exp_(), steps
 
-    def gain(self, index: int, x: Tensor, coupling: Coupling, time: slice, lane: slice, *, before: int = 0) -> Tile:
+    def gain(self, index: int, x: Tensor, coupling: Tensor, *, before: int = 0) -> Tile:
         """Compute x times a coupling in tile `index`, leaving room for `before` steps before it."""
-        tile, steps = self._tile(index, time.stop - time.start + before, lane)
-        torch.addcmul(self._floor, x[time, :, lane, None], coupling.of(time, lane), out=tile[before:])
+        tile, steps = self._tile(index, x.shape[0] + before, x.shape[2])
+        torch.addcmul(self._floor, x, coupling, out=tile[before:] if before else tile)
         return tile, steps
 
-    def _tile(self, index: int, steps: int, lane: slice) -> Tile:
-        key = (index, steps, lane.stop - lane.start)
+    def _tile(self, index: int, steps: int, width: int) -> Tile:
+        key = (index, steps, width)
         if key not in self._tiles:
-            shape = (steps, *self.piece.state_shape(lane))
+            batch, size, chunks = self._state
+            shape = (steps, batch, width, size, chunks)
             tile = self._memory[index][: math.prod(shape)].view(shape)
             self._tiles[key] = tile, tile.unbind()
         return self._tiles[key]

@@ -22,7 +22,7 @@ _FIXED: dict[str, tuple[Any, ...]] = {
 
 
 def _spec(model: str, arguments: Mapping[str, Any]) -> NetworkSpec:
-    """Translate the arguments of the original; what is left out has the original's default, which is not the paper's."""
+    """Translate the arguments of the original; those left out have its defaults, which are not the paper's."""
     only(arguments, _KNOWN, _FIXED, "LightM-UNet")
     options: dict[str, Value] = {
         "width": arguments.get("init_filters", 8),

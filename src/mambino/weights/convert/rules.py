@@ -108,9 +108,7 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], source: Source) 
     _refuse([k for k in ours if k not in wanted], source, "has no place", "have no place in this network")
     _refuse([k for k in wanted if k not in ours], source, "stays empty", "of this network stay empty")
     unlike = [
-        f"{k} {tuple(ours[k].shape)} for {tuple(wanted[k].shape)}"
-        for k in wanted
-        if ours[k].shape != wanted[k].shape
+        f"{k} {tuple(ours[k].shape)} for {tuple(wanted[k].shape)}" for k in wanted if ours[k].shape != wanted[k].shape
     ]
     _refuse(unlike, source, "has another shape", "have another shape")
     network.load_state_dict(ours)

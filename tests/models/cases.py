@@ -1,0 +1,23 @@
+"""The smallest options of each network, which buy it every contract test; and what to feed it."""
+
+from mambino.core.plan import NetworkSpec
+from mambino.models import MODELS
+
+SMALLEST = {
+    "lightm_unet": {"width": 8, "blocks": (1, 1), "decoder_blocks": (1,)},
+    "lightm_unet_legacy": {"width": 8, "blocks": (1, 1), "decoder_blocks": (1,)},
+    "unet": {"features": (4, 6, 8), "convs": (1, 2, 1), "decoder_convs": (2, 1)},
+}
+
+# Parameters of these, 2D and 3D, with two channels in and three out.
+PARAMETERS = {
+    "lightm_unet": (12043, 12223),
+    "lightm_unet_legacy": (13152, 15744),
+    "unet": (2758, 7654),
+}
+
+CASES = [(name, dim) for name in sorted(MODELS) for dim in (2, 3)]
+
+
+def spec(name: str, dim: int, **options) -> NetworkSpec:
+    return NetworkSpec(name=name, dim=dim, in_channels=2, out_channels=3, options={**SMALLEST[name], **options})

@@ -1,0 +1,90 @@
+"""Networks are built by name, refuse what they do not know, and say what is claimed of them."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from mambino import models
+from mambino.core.plan import NetworkSpec
+from mambino.errors import OptionError
+from mambino.models import MODELS, build, describe, divisor, list_models
+from mambino.models.cost import parameters
+from tests.models.cases import spec
+from tests.places import ROOT
+
+
+def test_a_misspelt_network_is_answered_with_the_nearest():
+    with pytest.raises(OptionError, match="there is no network 'lightm_unt'") as caught:
+        build(NetworkSpec(name="lightm_unt", dim=2, in_channels=1, out_channels=2, options={}))
+    assert caught.value.hint == "did you mean lightm_unet?"
+    with pytest.raises(OptionError, match="there is no network 'zzz'") as caught:
+        describe("zzz")
+    assert caught.value.hint == "choose from lightm_unet, lightm_unet_legacy, unet"
+
+
+def test_an_unknown_option_is_named_with_the_known_ones():
+    with pytest.raises(
+        OptionError, match="the network unet has no option 'feature'; it has features, kernels"
+    ) as caught:
+        build(spec("unet", 2, feature=3))
+    assert caught.value.hint == "did you mean features?"
+
+
+def test_options_may_be_the_lists_of_a_json_file():
+    options = json.loads('{"features": [4, 8], "kernels": [[3, 3], [3, 3]], "strides": [[1, 1], [2, 1]]}')
+    asked = NetworkSpec(name="unet", dim=2, in_channels=1, out_channels=2, options=options)
+    assert build(asked).divisor == divisor(asked) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("lightm_unet", {"width": 12}, "width 12 is not a multiple of 8, the groups of its normalisation"),
+        ("lightm_unet_legacy", {"width": 0}, "width 0 is not a multiple of 8"),
+        ("lightm_unet", {"blocks": (1, 1, 1)}, "3 encoder stages need one decoder stage less, got 1"),
+        ("lightm_unet", {"blocks": (1, 0)}, r"every stage needs at least one block, got \(1, 0, 1\)"),
+        ("lightm_unet", {"upsample": "nearest"}, "upsample 'nearest' is not known"),
+        ("unet", {"features": (4,), "convs": (), "decoder_convs": ()}, "features needs at least 2 stages, got 1"),
+        ("unet", {"kernels": ((3, 3),)}, "kernels needs 2 numbers for each of 3 stages"),
+        ("unet", {"strides": ((1,), (2,), (2,))}, "strides needs 2 numbers for each of 3 stages"),
+        ("unet", {"convs": (1, 1)}, r"convs needs 3 numbers of at least 1, got \(1, 1\)"),
+        ("unet", {"decoder_convs": (1, 0)}, r"decoder_convs needs 2 numbers of at least 1, got \(1, 0\)"),
+        ("unet", {"kernels": ((2, 2),) * 3}, "kernels must be odd, got 2"),
+    ],
+)
+def test_values_that_do_not_fit_are_refused(name, options, words):
+    with pytest.raises(OptionError, match=words):
+        build(spec(name, 2, **options))
+
+
+@pytest.mark.parametrize("dim", [1, 4])
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_other_numbers_of_axes_are_refused(name, dim):
+    with pytest.raises(OptionError, match=f"the network {name} has 2 or 3 axes, got {dim}"):
+        build(spec(name, dim))
+
+
+def test_another_package_may_bring_networks(monkeypatch):
+    monkeypatch.setattr(models, "_extensions", lambda: {"mine": "mambino.models.unet:UNet"})
+    asked = NetworkSpec(name="mine", dim=2, in_channels=1, out_channels=2, options={"features": (2, 2)})
+    assert parameters(build(asked)) > 0
+    assert "mine" in models.names()
+    assert describe("mine").title == "mine"
+
+
+def test_every_network_is_described_and_documented():
+    page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    for described in list_models():
+        assert described.name in MODELS
+        assert f"`{described.name}`" in page
+        for number in re.findall(r"\d+\.\d+ M", described.claimed + described.counted):
+            assert number in page
+
+
+def test_names_and_descriptions_need_no_torch():
+    code = "import sys, mambino.models as m; m.list_models(); print('torch' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "False"
