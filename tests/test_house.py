@@ -4,7 +4,6 @@ import ast
 import re
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -112,17 +111,3 @@ def test_every_error_message_has_a_test_that_matches_its_words():
         if words and not any(run in tested for run in runs):
             untested.append(f"{place}: {words}")
     assert untested == []
-
-
-@pytest.mark.parametrize(("command", "limit"), [("import mambino", 0.05)])
-def test_import_is_cheap(command, limit):
-    # Not a timed test of ours but of what is imported: the best of a few runs against an empty one.
-    def best(code):
-        times = []
-        for _ in range(5):
-            start = time.perf_counter()
-            python(code)
-            times.append(time.perf_counter() - start)
-        return min(times)
-
-    assert best(command) - best("pass") < limit

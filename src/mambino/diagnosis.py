@@ -3,6 +3,7 @@
 import platform
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
@@ -78,7 +79,7 @@ def _convolutions(device: str) -> list[OperatorPath]:
     paths = []
     for name, kind in kinds.items():
         image, kernel = x.to(kind), weight.to(kind)
-        elapsed = _median(lambda i=image, k=kernel: torch.nn.functional.conv3d(i, k, padding=1), device)
+        elapsed = _median(partial(torch.nn.functional.conv3d, image, kernel, padding=1), device)
         note = "16 channels, 40x56x40"
         paths.append(
             OperatorPath(

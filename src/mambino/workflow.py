@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from mambino.core.dataset import Case, Dataset
 from mambino.core.options import (
@@ -64,8 +65,8 @@ def run(
     planned = _plan_once(data, work, options, progress)
     names = chosen_configs(planned, options)
     on_stage("preprocess")
-    dims = tuple(sorted({planned.config(name).dim for name in names}))
-    preprocess(work, PreprocessOptions(dims=dims), progress=progress)
+    dim: Literal[2, 3] = 2 if planned.config(names[0]).dim == 2 else 3
+    preprocess(work, PreprocessOptions(dims=(dim,)), progress=progress)
     bundles = []
     for name in names:
         on_stage(f"train {name}")

@@ -6,10 +6,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from mambino import models
 from mambino.core.plan import NetworkSpec
-from mambino.errors import OptionError
+from mambino.errors import OptionError, ShapeError
 from mambino.models import MODELS, build, describe, divisor, list_models
 from mambino.models.cost import parameters
 from tests.models.cases import spec
@@ -46,7 +47,7 @@ def test_options_may_be_the_lists_of_a_json_file():
         ("lightm_unet_legacy", {"width": 0}, "width 0 is not a multiple of 8"),
         ("lightm_unet", {"blocks": (1, 1, 1)}, "3 encoder stages need one decoder stage less, got 1"),
         ("lightm_unet", {"blocks": (1, 0)}, r"every stage needs at least one block, got \(1, 0, 1\)"),
-        ("lightm_unet", {"upsample": "nearest"}, "upsample 'nearest' is not known"),
+        ("lightm_unet", {"upsample": "nearest"}, "lightm_unet: upsample 'nearest' is not known"),
         ("unet", {"features": (4,), "convs": (), "decoder_convs": ()}, "features needs at least 2 stages, got 1"),
         ("unet", {"kernels": ((3, 3),)}, "kernels needs 2 numbers for each of 3 stages"),
         ("unet", {"strides": ((1,), (2,), (2,))}, "strides needs 2 numbers for each of 3 stages"),
@@ -65,6 +66,12 @@ def test_values_that_do_not_fit_are_refused(name, options, words):
 def test_other_numbers_of_axes_are_refused(name, dim):
     with pytest.raises(OptionError, match=f"the network {name} has 2 or 3 axes, got {dim}"):
         build(spec(name, dim))
+
+
+def test_an_image_that_leaves_one_voxel_is_refused_by_the_unet():
+    network = build(spec("unet", 2))
+    with pytest.raises(ShapeError, match=r"an image of \(4, 4\) leaves a single voxel at the coarsest stage"):
+        network(torch.zeros(1, 2, 4, 4))
 
 
 def test_another_package_may_bring_networks(monkeypatch):

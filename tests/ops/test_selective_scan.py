@@ -200,14 +200,14 @@ def test_the_cut_follows_from_the_shapes_and_covers_the_sequence():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"u": (3, 10)}, r"takes u of \[batch, channels, length >= 1\], got \(3, 10\)"),
-        ({"delta": (2, 4, 9)}, r"takes delta of \(2, 4, 10\) with this u, got \(2, 4, 9\)"),
-        ({"A": (5, 3)}, r"takes A of \[4 channels, state\], got \(5, 3\)"),
-        ({"B": (2, 3, 9)}, r"takes B of .* got \(2, 3, 9\)"),
-        ({"C": (2, 3, 3, 10)}, r"takes C of .*groups dividing 4, got \(2, 3, 3, 10\)"),
-        ({"D": (3,)}, r"takes D of \(4,\) with this u, got \(3,\)"),
-        ({"z": (2, 4, 1)}, r"takes z of \(2, 4, 10\) with this u, got \(2, 4, 1\)"),
-        ({"state": (2, 4, 4)}, r"takes state of \(2, 4, 3\) with this u, got \(2, 4, 4\)"),
+        ({"u": (3, 10)}, r"selective_scan takes u of \[batch, channels, length >= 1\], got \(3, 10\)"),
+        ({"delta": (2, 4, 9)}, r"selective_scan takes delta of \(2, 4, 10\) with this u, got \(2, 4, 9\)"),
+        ({"A": (5, 3)}, r"selective_scan takes A of \[4 channels, state\], got \(5, 3\)"),
+        ({"B": (2, 3, 9)}, r"selective_scan takes B of .* got \(2, 3, 9\)"),
+        ({"C": (2, 3, 3, 10)}, r"selective_scan takes C of .*groups dividing 4, got \(2, 3, 3, 10\)"),
+        ({"D": (3,)}, r"selective_scan takes D of \(4,\) with this u, got \(3,\)"),
+        ({"z": (2, 4, 1)}, r"selective_scan takes z of \(2, 4, 10\) with this u, got \(2, 4, 1\)"),
+        ({"state": (2, 4, 4)}, r"selective_scan takes state of \(2, 4, 3\) with this u, got \(2, 4, 4\)"),
     ],
 )
 def test_inputs_that_do_not_fit_are_refused(change, words):

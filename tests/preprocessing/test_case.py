@@ -281,11 +281,17 @@ def test_values_beyond_float32_are_refused():
         prepare(Image(array, pixel_grid((4, 5))), config(dim=2, spacing=(1.0, 1.0)))
 
 
-def test_rgb_given_to_a_grey_network_is_refused():
-    image = Image(np.ones((3, 4, 5), np.uint8), pixel_grid((4, 5)))
-    words = "the image has 3 channels, the network takes 1: RGB given to a grey network"
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (3, "the image has 3 channels, the network takes 1: RGB given to a grey network"),
+        (1, "the image has 1 channel, the network takes 3: grey given to an RGB network"),
+    ],
+)
+def test_rgb_and_grey_are_not_mixed_up(given, words):
+    image = Image(np.ones((given, 4, 5), np.uint8), pixel_grid((4, 5)))
     with pytest.raises(DataError, match=words):
-        prepare(image, config(dim=2, spacing=(1.0, 1.0)))
+        prepare(image, config(dim=2, spacing=(1.0, 1.0), channels=4 - given))
 
 
 def test_another_number_of_channels_is_refused():

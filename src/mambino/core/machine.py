@@ -26,7 +26,7 @@ def memory() -> float:
 def peak() -> float:
     """Return the most memory this process has held so far (GiB); 0 where the system does not say."""
     try:
-        import resource
+        import resource  # noqa: PLC0415 - not on Windows
     except ImportError:  # Windows
         return 0.0
     unit = 1 if sys.platform == "darwin" else 1024

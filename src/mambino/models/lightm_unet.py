@@ -9,9 +9,9 @@ from torch.nn.functional import relu
 
 from mambino.errors import OptionError
 from mambino.models.shapes import check_sides
-from mambino.nn.conv import PixelShuffle, SeparableConv, initialise_pixel_shuffle
+from mambino.nn.conv import PixelShuffle, SeparableConv
 from mambino.nn.dims import CONV, LINEAR, MAX_POOL, TRANSPOSED_CONV
-from mambino.nn.mamba import Mamba
+from mambino.nn.mamba import Mamba, project
 
 GROUPS = 8
 
@@ -119,7 +119,7 @@ class RVM(nn.Module):
         space = x.shape[2:]
         x = x.flatten(2)
         mixed = self.mamba(self._normalised(x)) + self.skip_scale * x
-        y = self.proj.weight @ self._normalised(mixed) + self.proj.bias[:, None]
+        y = project(self.proj, self._normalised(mixed))
         return y.view(*y.shape[:2], *space)
 
     def _normalised(self, x: Tensor) -> Tensor:
@@ -183,7 +183,6 @@ class _Up(nn.Module):
             self.upsample = TRANSPOSED_CONV[dim](width, width, 2, 2)
         if mode == "pixelshuffle":
             self.upsample = PixelShuffle(dim, width)
-            initialise_pixel_shuffle(self.upsample.conv, 2**dim)
 
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = self.upsample(self.reduce(x))

@@ -1,1 +1,1 @@
-
+"""Building blocks of networks, used by two or more of them."""

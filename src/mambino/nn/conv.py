@@ -65,6 +65,7 @@ class PixelShuffle(nn.Module):
         super().__init__()
         self.dim = dim
         self.conv = CONV[dim](channels, channels * 2**dim, 3, padding=1)
+        _repeat_kernels(self.conv.weight, 2**dim)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv(x)
@@ -77,10 +78,8 @@ class PixelShuffle(nn.Module):
         return pool(padded, 2, stride=1)
 
 
-def initialise_pixel_shuffle(conv: nn.Module, factor: int) -> None:
+@torch.no_grad()
+def _repeat_kernels(weight: Tensor, times: int) -> None:
     """Draw one kernel for all neighbours of a voxel, so that upsampling starts as nearest neighbour."""
-    weight = conv.weight
-    assert isinstance(weight, Tensor)
-    kernel = nn.init.kaiming_normal_(torch.zeros(weight.shape[0] // factor, *weight.shape[1:]))
-    with torch.no_grad():
-        weight.copy_(kernel.repeat_interleave(factor, dim=0))
+    kernel = nn.init.kaiming_normal_(weight.new_zeros(weight.shape[0] // times, *weight.shape[1:]))
+    weight.copy_(kernel.repeat_interleave(times, dim=0))

@@ -1,1 +1,1 @@
-
+"""Functions on tensors and arrays, without parameters and without state."""

@@ -56,19 +56,14 @@ def resize(
         return array
     out = xp.empty((array.shape[0], *shape), dtype=xp.float32, device=device(array))
     for number in range(array.shape[0]):
-        part = _slicewise if separate_axis is not None else _clipped
-        out[number] = part(array[number], matrices, separate_axis or 0)
+        if separate_axis is None:
+            out[number] = _clipped(array[number], matrices)
+        else:
+            out[number] = _slicewise(array[number], matrices, separate_axis)
     return out
 
 
-def resize_labels(
-    array: Array,
-    shape: Sequence[int],
-    *,
-    order: int = 1,
-    separate_axis: int | None = None,
-    separate_order: int = 0,
-) -> Array:
+def resize_labels(array: Array, shape: Sequence[int], *, order: int = 1, separate_axis: int | None = None) -> Array:
     """Resize label numbers [*s] to [*shape]: each label by itself, then the largest share wins.
 
     Where two labels have equal shares, the label of the nearest voxel wins if it is one of them, else
@@ -79,7 +74,6 @@ def resize_labels(
         shape: voxels wanted along each axis.
         order: of the spline that each label's indicator is resized by; 0 takes the nearest voxel.
         separate_axis: axis to treat by itself, after the others; always by the nearest voxel.
-        separate_order: accepted for symmetry with `resize`; labels have no order between 0 and 1.
 
     Raises:
         ShapeError: `shape` has another number of axes, or an axis without voxels.
@@ -151,8 +145,8 @@ def _matrices(
     ]
 
 
-def _clipped(array: Array, matrices: Sequence[Matrix | None], apart: int) -> Array:
-    """Resize [*s] and clip to its range; `apart` is for symmetry."""
+def _clipped(array: Array, matrices: Sequence[Matrix | None]) -> Array:
+    """Resize [*s] and clip to its range."""
     xp = array_namespace(array)
     return xp.clip(resize_axes(array, [whole(matrix) for matrix in matrices]), xp.min(array), xp.max(array))
 

@@ -17,9 +17,11 @@ from mambino.planning.intensity import normalise
 from mambino.planning.networks import PLANNED
 from mambino.planning.recipe import Reasons, make_recipe
 from mambino.planning.rules import Chosen
-from mambino.planning.sides import mirror_axes
+from mambino.planning.sides import mirror_axes, paired_names
 from mambino.planning.sizing import Fit, Problem, fit
 from mambino.planning.timing import Clock, clock
+
+LEFT_RIGHT = 2  # the axis of a volume turned to RAS that runs from left to right
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,7 @@ class View:
     orientation: str | None
     slice_axis: int | None
     normalise: tuple[Normalise, ...]
-    mirror: tuple[int, ...]
+    mirror: Chosen[tuple[int, ...]]
     voxels: float
     reasons: tuple[Reason, ...]
 
@@ -134,7 +136,6 @@ def _view(
         _reason(prefix, "shape", _plain(shape[a] for a in kept), "median of the cases at this spacing, after cropping"),
         *([_reason(prefix, "slice_axis", cut.value, cut.why)] if cut else []),
         *_normalise_reasons(prefix, dataset.channels, schemes),
-        _reason(prefix, "mirror", tuple(kept.index(a) for a in mirror.value if a in kept), mirror.why),
         _reason(prefix, "resample", "spline order 3, masks 1", "nnU-Net's; a coarse axis is resampled by itself"),
     ]
     return View(
@@ -144,7 +145,7 @@ def _view(
         orientation=orientation.value,
         slice_axis=cut.value if cut else None,
         normalise=tuple(scheme.value for scheme in schemes),
-        mirror=tuple(kept.index(a) for a in mirror.value if a in kept),
+        mirror=Chosen(tuple(kept.index(a) for a in mirror.value if a in kept), mirror.why),
         voxels=math.prod(shape) * cases,
         reasons=tuple(reasons),
     )
@@ -164,6 +165,7 @@ def _config(
     )
     fitted = fit(network, problem, budget, measure)
     recipe, why = make_recipe(network, problem, fitted, budget)
+    mirror = view.mirror if budget.seconds is None else _natural_mirror(view, dataset)
     config = Config(
         dim=view.dim,
         spacing=view.spacing,
@@ -171,7 +173,7 @@ def _config(
         slice_axis=view.slice_axis,
         normalise=view.normalise,
         resample=Resample(),
-        mirror=view.mirror,
+        mirror=mirror.value,
         shape=tuple(round(n) for n in view.shape),
         patch=fitted.patch.value,
         batch=fitted.batch.value,
@@ -181,7 +183,20 @@ def _config(
         step=fitted.step.value,
     )
     name = f"{view.dim}d-{network}"
-    return config, (*_fit_reasons(name, fitted), *_recipe_reasons(name, config, why))
+    mirrored = _reason(name, "mirror", mirror.value, mirror.why)
+    return config, (*_fit_reasons(name, fitted), *_recipe_reasons(name, config, why), mirrored)
+
+
+def _natural_mirror(view: View, dataset: Dataset) -> Chosen[tuple[int, ...]]:
+    """Keep only mirror images that could be real: a short training has no steps for views that never come."""
+    why = "a short training has no steps for views that never come"
+    if view.orientation is not None:
+        left_right = view.dim - 1
+        kept = tuple(axis for axis in view.mirror.value if axis == left_right and view.slice_axis != LEFT_RIGHT)
+        return Chosen(kept, f"of the body, left and right alone look alike, and {why}; {view.mirror.why}")
+    if paired_names(tuple(dataset.labels.names)):
+        return Chosen((), f"labels named after a side show that the images stand upright, and {why}")
+    return view.mirror
 
 
 def _fit_reasons(name: str, fitted: Fit) -> tuple[Reason, ...]:

@@ -15,15 +15,20 @@ from torch.nn.functional import pad
 
 # Measured on two AVX-512 cores with 1 MiB of L2 each; twice or half as much costs some 10 %.
 CHUNKS = 64  # side by side in a piece: the contiguous axis
-SEGMENTS = 8  # of a sequence, at most
-SHORTEST = 5  # tokens of a chunk, at least
+LANES = 16  # they are a multiple of the widest vector of a processor
+SHORT = 256  # tokens: a sequence below is one chunk
+SHORTEST = 16  # tokens of a chunk, at least
 LONG = 64  # tokens of a chunk from which on a sequence has more segments
+SEGMENTS = 8  # of a sequence, at most
 VECTOR = 1 << 15  # numbers that move on by one token together
 BLOCK = 8  # tokens of a tile
+LONE_BLOCK = 32  # the same for a sequence of one chunk
 
-# A state that decays towards zero ends in denormal numbers, on which processors are many times slower.
-# This much is added to every gain: far below its rounding, and enough to stay above them.
+# Denormal numbers are many times slower (measured: a product 15 times, an exponential that gives one 200 times).
+# A state without input decays to them and stays, so this much is added to every gain: far below its rounding,
+# and its square is zero. A decay with an exponent lower than this is zero: what it leaves is far below the rest.
 FLOOR = {torch.float32: 1e-25, torch.float64: 0.0}
+LOWEST = {torch.float32: -60.0, torch.float64: -700.0}
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -47,6 +52,7 @@ class Cut:
         batch, channels, size, length: b, d, n and l of the scan.
         samples, slices: parts of the batch and of the channels.
         segments, chunks, steps: the sequence is `segments` of `chunks` of `steps` tokens, padded at the end.
+        block: steps of a tile.
     """
 
     batch: int
@@ -58,20 +64,22 @@ class Cut:
     segments: int
     chunks: int
     steps: int
+    block: int
 
     @classmethod
     def of(cls, shape: tuple[int, ...], size: int, groups: int) -> Self:
         """Choose a cut for a scan of `shape` [b d l]; channels of one slice share a group."""
         batch, channels, length = shape
         segments = max(1, min(SEGMENTS, length // (CHUNKS * LONG)))
-        chunks = max(1, min(CHUNKS, length // (segments * SHORTEST)))
+        chunks = 1 if length < SHORT else min(CHUNKS, length // (segments * SHORTEST) // LANES * LANES)
         samples = batch if channels * size * chunks >= VECTOR else 1
         slices = groups
         worthwhile = batch * channels * size * length >= 1 << 21
         while worthwhile and samples * slices * segments < 4 and channels % (2 * slices) == 0:
             slices *= 2
         steps = math.ceil(length / (segments * chunks))
-        return cls(batch, channels, size, length, samples, slices, segments, chunks, steps)
+        block = LONE_BLOCK if chunks == 1 else BLOCK
+        return cls(batch, channels, size, length, samples, slices, segments, chunks, steps, block)
 
     @property
     def chains(self) -> int:
@@ -81,7 +89,7 @@ class Cut:
     @property
     def saved_shape(self) -> tuple[int, ...]:
         """Shape of the states that the gradient starts from: one before each tile."""
-        blocks = math.ceil(self.steps / BLOCK)
+        blocks = math.ceil(self.steps / self.block)
         return (self.segments, blocks, self.batch, self.channels, self.size, self.chunks)
 
     @property
@@ -121,8 +129,8 @@ class Coupling:
 
 def _coupling_tiles(values: Tensor, piece: "Piece", *, constant: bool) -> Views:
     if constant:
-        return [values.split(piece.width, 2)] * piece.blocks
-    return [(block,) * piece.lanes for block in values.split(BLOCK)]
+        return [torch.split(values, piece.width, 2)] * piece.blocks
+    return [(block,) * piece.lanes for block in torch.split(values, piece.cut.block)]
 
 
 class Piece:
@@ -135,6 +143,7 @@ class Piece:
         delta, du: step size, and step size times input, by block and lane: [t b d 1 k].
         grad: gradient of y in the same form; without use where it is not differentiated.
         rates: A by lane, [d n 1].
+        steep: whether exponents delta A come below `lowest`.
         B, C: the couplings.
     """
 
@@ -147,17 +156,25 @@ class Piece:
         batch, width = whole.shape[1:3]
         most = max(1, VECTOR // (batch * cut.size * cut.chunks))
         self.width = math.ceil(width / math.ceil(width / most))
-        self.lanes, self.blocks = math.ceil(width / self.width), math.ceil(cut.steps / BLOCK)
+        self.lanes, self.blocks = math.ceil(width / self.width), math.ceil(cut.steps / cut.block)
         self.delta, self.du = self.tiles(whole), self.tiles(self._laid_out(u[rows, channels]).mul_(whole))
         self.grad = self.delta if grad is None else self.tiles(self._laid_out(grad[rows, channels]))
-        self.rates = A[channels, :, None].split(self.width)
+        self.rates = torch.split(A[channels, :, None], self.width)
+        self.lowest = LOWEST[A.dtype]
+        self.steep = float(whole.amax()) * float(A[channels].amin()) < self.lowest
         # What is left of a state after each whole chunk, [b d n k].
-        self.decay = (whole.sum(0)[:, :, None] * A[channels, :, None]).exp_()
+        self.decay = self.decayed((whole.sum(0)[:, :, None] * A[channels, :, None]), steep=True)
         self.B, self.C = self._coupling(B), self._coupling(C)
+
+    def decayed(self, exponents: Tensor, *, steep: bool) -> Tensor:
+        """Turn exponents into decays, in place."""
+        if not steep:
+            return exponents.exp_()
+        return torch.threshold_(exponents.clamp_(min=self.lowest).exp_(), 2 * math.exp(self.lowest), 0.0)
 
     def tiles(self, x: Tensor) -> Views:
         """Return views [t b d 1 k] of something laid out [t b d k]."""
-        return [block.split(self.width, 2) for block in x.unsqueeze(3).split(BLOCK)]
+        return [torch.split(block, self.width, 2) for block in torch.split(x.unsqueeze(3), self.cut.block)]
 
     def empty(self) -> Tensor:
         """Return room for a result [t b d k]."""
@@ -165,11 +182,11 @@ class Piece:
 
     def chain(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return this piece's part of something known of each chunk, by lane: [b d n k] of [s b d n k]."""
-        return x[self.place.segment, self.place.batch, self.place.channels].split(self.width, 1)
+        return torch.split(x[self.place.segment, self.place.batch, self.place.channels], self.width, 1)
 
     def part(self, state: Tensor) -> tuple[Tensor, ...]:
         """Return this piece's part of a state [b d n], by lane."""
-        return state[self.place.batch, self.place.channels].split(self.width, 1)
+        return torch.split(state[self.place.batch, self.place.channels], self.width, 1)
 
     def write(self, x: Tensor, out: Tensor) -> None:
         """Write a result [t b d k] to its place in a sequence [b d l]."""
@@ -226,7 +243,7 @@ class Room:
     def __init__(self, piece: Piece, count: int) -> None:
         self.piece = piece
         self._state = (piece.place.batch.stop - piece.place.batch.start, piece.cut.size, piece.cut.chunks)
-        largest = math.prod(self._state) * piece.width * (BLOCK + 1)
+        largest = math.prod(self._state) * piece.width * (piece.cut.block + 1)
         like = piece.rates[0]
         self._memory = [like.new_empty(largest) for _ in range(count)]
         self._floor = like.new_tensor(FLOOR[like.dtype])
@@ -237,7 +254,7 @@ class Room:
         delta = self.piece.delta[block][lane]
         tile, steps = self._tile(index, delta.shape[0], delta.shape[2])
         torch.mul(delta, self.piece.rates[lane], out=tile)
-        return tile.exp_(), steps
+        return self.piece.decayed(tile, steep=self.piece.steep), steps
 
     def gain(self, index: int, x: Tensor, coupling: Tensor, *, before: int = 0) -> Tile:
         """Compute x times a coupling in tile `index`, leaving room for `before` steps before it."""
