@@ -5,7 +5,7 @@ import pytest
 from mambino.core.options import PlanOptions
 from mambino.errors import OptionError
 from mambino.planning.choice import choose
-from tests.planning.measured import dataset, facts, fingerprint, price
+from tests.planning.measured import SIDES, dataset, facts, fingerprint, price
 
 VOLUMES = fingerprint([facts(n) for n in range(20)])
 PICTURES = fingerprint([facts(n, shape=(400, 512), spacing=(1.0, 1.0)) for n in range(20)])
@@ -88,3 +88,18 @@ def test_channels_that_differ_have_a_reason_each():
     fields = {reason.field for reason in made.reasons}
     assert {"normalise.CT", "normalise.PET"} <= fields
     assert [channel.scheme for channel in made.config("3d-unet").normalise] == ["ct", "zscore"]
+
+
+def test_short_trainings_mirror_only_what_could_be_real():
+    made = choose(dataset(VOLUMES), VOLUMES, CPU, measure=price())
+    assert made.config("3d-unet").mirror == (2,)  # z, y, x: left and right of a body look alike
+    assert made.config("2d-unet").mirror == (1,)
+    made = choose(dataset(PICTURES), PICTURES, CPU, measure=price())
+    assert made.config("2d-unet").mirror == (0, 1)  # nobody knows which way a picture stands
+    made = choose(dataset(PICTURES, labels=SIDES), PICTURES, CPU, measure=price())
+    assert made.config("2d-unet").mirror == ()
+
+
+def test_long_trainings_mirror_every_axis_as_nnunet_does():
+    made = choose(dataset(VOLUMES), VOLUMES, PlanOptions(device="cuda"), measure=price())
+    assert made.config("3d-unet").mirror == (0, 1, 2)

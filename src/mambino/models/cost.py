@@ -19,7 +19,7 @@ from mambino.core.plan import NetworkSpec
 from mambino.models import build
 
 # The scan works on copies of its sequences in another layout, and on their results: so many of the size of u.
-_COPIES = {"mambino::selective_scan": 3, "mambino::selective_scan_backward": 5}
+_COPIES = {"mambino::selective_scan": 5, "mambino::selective_scan_backward": 8}
 
 
 @dataclass(frozen=True, slots=True)
