@@ -172,7 +172,8 @@ def _turn(config: Config, kind: Literal["full", "light"]) -> Turn:
         angle = pi / 6 if kind == "full" else pi / 12
     else:
         angle = pi if max(sides) <= 1.5 * min(sides) else pi / 12
-        angle = angle if kind == "full" else min(angle, pi / 6)
+        upright = kind == "light" or not config.mirror  # what is never mirrored is not seen upside down either
+        angle = min(angle, pi / 6) if upright else angle
     if kind == "full":
         return Turn(0.2, angle, 0.2, 0.7, 1.4, plane)
     return Turn(0.3, angle, 0.3, 0.8, 1.25, plane)

@@ -21,7 +21,7 @@ SHORTEST = 16  # tokens of a chunk, at least
 LONG = 64  # tokens of a chunk from which on a sequence has more segments
 SEGMENTS = 8  # of a sequence, at most
 VECTOR = 1 << 15  # numbers that move on by one token together
-BLOCK = 8  # tokens of a tile
+BLOCK = 16  # tokens of a tile
 LONE_BLOCK = 32  # the same for a sequence of one chunk
 
 # Denormal numbers are many times slower (measured: a product 15 times, an exponential that gives one 200 times).
@@ -70,8 +70,9 @@ class Cut:
     def of(cls, shape: tuple[int, ...], size: int, groups: int) -> Self:
         """Choose a cut for a scan of `shape` [b d l]; channels of one slice share a group."""
         batch, channels, length = shape
-        segments = max(1, min(SEGMENTS, length // (CHUNKS * LONG)))
-        chunks = 1 if length < SHORT else min(CHUNKS, length // (segments * SHORTEST) // LANES * LANES)
+        most = max(CHUNKS, min(4 * CHUNKS, VECTOR // (channels * size) // LANES * LANES))
+        segments = max(1, min(SEGMENTS, length // (most * LONG)))
+        chunks = 1 if length < SHORT else min(most, length // (segments * SHORTEST) // LANES * LANES)
         samples = batch if channels * size * chunks >= VECTOR else 1
         slices = groups
         worthwhile = batch * channels * size * length >= 1 << 21
