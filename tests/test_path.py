@@ -84,7 +84,7 @@ def test_pictures_go_the_same_way_with_the_other_network(tmp_path):
         "--models",
         "lightm_unet",
         "--params",
-        "60000",
+        "140000",
     ])
     assert code in (None, 0)
     report = json.loads((work / "report" / "report.json").read_text())
@@ -142,5 +142,4 @@ def test_a_picture_in_colour_is_refused_by_a_grey_network(tmp_path, capsys):
     bundle = work / "runs" / "2d-unet-0" / "model.safetensors"
     code, said = exit_code(capsys, "predict", bundle, tmp_path / "colour.png", "-o", tmp_path / "out")
     assert code == 3
-    assert "3" in said
-    assert "Traceback" not in said
+    assert "colour.png has 3 channels instead of 1" in said

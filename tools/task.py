@@ -56,7 +56,7 @@ def demo() -> None:
     if DEMO.exists():
         shutil.rmtree(DEMO)
     _run(
-        [BIN / "mambino", "run", "examples/hippocampus", "-o", "demo", "--models", "lightm_unet", "--minutes", "8"],
+        [BIN / "mambino", "run", "examples/hippocampus", "-o", "demo", "--models", "lightm_unet", "--minutes", "10"],
         cwd=ROOT,
     )
 

@@ -164,6 +164,9 @@ def predict(
     else:
         rows = [(e.case, e.status, e.file, e.seconds, e.message) for e in made.entries]
         console.table(["case", "status", "mask", "seconds", ""], rows)
+    for entry in made.entries:
+        if entry.status == "failed":
+            console.note(f"{entry.case}: {entry.message}")
     return _complain_of(made.failed, "could not be segmented")
 
 

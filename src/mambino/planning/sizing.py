@@ -236,7 +236,7 @@ def _step(seconds: float | None, voxels: int, budget: Budget) -> Chosen[float]:
 
 
 def _why_size(search: _Search, size: Size, steps: int, step: float, seconds: float) -> str:
-    if step and seconds / step < 0.9 * steps:
+    if step and seconds / step < 0.995 * steps:
         return (
             f"{described(size)}: the smallest; even so the time is enough for about {seconds / step:.0f} steps where "
             f"{steps} are wanted: more minutes would help"
