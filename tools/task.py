@@ -119,6 +119,8 @@ def _install_torch() -> None:
     pip's own indexes where they have it, else from torch's, which uv knows by name.
     """
     pin = next(line for line in CONSTRAINTS.read_text().splitlines() if line.startswith("torch=="))
+    if _succeeds([PYTHON, "-c", "import torch"]):
+        return None  # somebody chose a build; it stays
     if sys.platform != "linux" or shutil.which("nvidia-smi"):
         return _run([*PIP, pin])
     if _succeeds([*PIP, f"{pin}+cpu"]):

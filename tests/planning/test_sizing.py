@@ -10,7 +10,7 @@ from mambino.errors import OptionError
 from mambino.models import build
 from mambino.planning.budget import Budget, wanted_steps
 from mambino.planning.networks import PLANNED
-from mambino.planning.sizing import LEAST_VOXELS, Problem, fit
+from mambino.planning.sizing import LEAST_VOXELS, SLOW_SCAN, Problem, fit
 from tests.planning.measured import price
 
 HIPPOCAMPUS = Problem(dim=3, channels=1, classes=3, spacing=(1, 1, 1), shape=(36, 50, 35), voxels=200 * 36 * 50 * 35)
@@ -34,7 +34,7 @@ def test_the_choice_fits_into_memory_and_time_or_is_the_smallest(name, problem, 
     found = fit(name, problem, budget, price(seconds))
     divisor = build(found.spec.value).divisor
     assert all(side % step == 0 for side, step in zip(found.patch.value, divisor, strict=True))
-    assert found.batch.value >= 2
+    assert found.batch.value >= (1 if name in SLOW_SCAN else 2)
     assert found.memory.value <= memory + 0.01
     steps = wanted_steps(budget.seconds)
     if found.step.value * steps > 1.01 * budget.seconds:

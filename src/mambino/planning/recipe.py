@@ -9,7 +9,7 @@ from mambino.planning.sizing import Fit, Problem
 EPOCHS = 20  # at the least in a training with a limit of time: so often it reports, and may validate
 EPOCH_STEPS = 100  # at the most, so that a line comes soon and `--epochs` stays a fine measure
 LONG_EPOCHS, LONG_STEPS = 1000, 250  # nnU-Net's
-MANY_PASSES = 25  # over each training voxel, from which on a network begins to learn the images by heart
+MANY_PASSES = 100  # over each training voxel, from which on a network would learn the images by heart
 HALF = 0.5  # of a median case in a patch, below which patches miss small structures too often
 
 Reasons = dict[str, str]

@@ -22,6 +22,10 @@ USEFUL_BATCH = 24  # small patches: more of them at once teach less than another
 LEAST_VOXELS = {2: 192 * 192, 3: 32 * 32 * 32}  # of a patch; below it a network sees no context
 PROBE_VOXELS = {2: 128 * 128, 3: 24 * 24 * 24}  # of the patch that steps are timed on
 
+# Time goes into the scan here, not into convolutions, which torch computes slowly for a single small image. Where
+# time is short, twice the steps of one patch teach such a network more than steps of two.
+SLOW_SCAN = ("lightm_unet", "lightm_unet_legacy")
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -195,12 +199,13 @@ def _fit_time(search: _Search, seconds: float) -> Fit:
     plan, patch = search.largest(cost, room)
     voxels = math.prod(patch)
     most = search.reference_batch(plan) if size == sizes(search.name)[-1] else search.useful_batch(plan, voxels)
-    batch = max(LEAST_BATCH, min(int(room // voxels), most))
+    least = 1 if search.name in SLOW_SCAN else LEAST_BATCH
+    batch = max(least, min(int(room // voxels), most))
     step = _step(cost.seconds, voxels * batch, search.budget)
     return Fit(
         Chosen(search.spec(size, plan), _why_size(search, size, steps, step.value, seconds)),
         Chosen(patch, _why_patch(search, patch, steps, room)),
-        Chosen(batch, "as many patches as time and memory have room for, up to a useful number; two at least"),
+        Chosen(batch, f"as many patches as time and memory have room for, up to a useful number; at least {least}"),
         _memory(cost, voxels * batch),
         step,
     )
