@@ -20,7 +20,6 @@ from mambino.errors import DataError, FileFormatError, OptionError, WeightsError
 from mambino.imageio import read_image
 from mambino.inference import predict
 from mambino.inference.ledger import Predictions
-from mambino.models import MODELS
 from tests.tiny import bright_bundle, know, saved, tiny_bundle, tiny_config
 
 AFFINE = np.array([[-1.0, 0, 0, 20], [0, 0, 1.25, -7], [0, 1.5, 0, 3], [0, 0, 0, 1]])
@@ -367,7 +366,6 @@ def test_a_damaged_record_is_refused(tmp_path, model):
     assert "choose another output folder" in caught.value.hint
 
 
-@pytest.mark.skipif("unet" not in MODELS, reason="the network is not there")
 @pytest.mark.parametrize("kind", ["volume", "slices", "picture"])
 def test_a_real_network_goes_the_whole_way(tmp_path, kind):
     dim = 3 if kind == "volume" else 2
