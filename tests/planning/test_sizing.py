@@ -99,3 +99,8 @@ def test_too_few_parameters_are_refused():
 def test_too_little_memory_is_refused(name, budget):
     with pytest.raises(OptionError, match=rf"--memory .*: the smallest {name} for this data needs .* GiB"):
         fit(name, HIPPOCAMPUS, budget, price(1e-7, memory=10_000))
+
+
+def test_a_network_that_scans_slowly_learns_from_single_patches_where_time_is_short():
+    assert fit("lightm_unet", HIPPOCAMPUS, cpu(8.0), price(3e-6)).batch.value == 1
+    assert fit("unet", HIPPOCAMPUS, cpu(8.0), price(3e-6)).batch.value == 2

@@ -99,6 +99,14 @@ def test_coarse_or_thin_axes_are_not_turned_into_others(patch, spacing, plane):
         assert margins(matrix, patch)[other] == 0
 
 
+@pytest.mark.parametrize(
+    ("kind", "axes", "limit"), [("full", (0, 1), pi), ("full", (), pi / 6), ("light", (0, 1), pi / 6)]
+)
+def test_pictures_that_stand_upright_are_not_turned_upside_down(kind, axes, limit):
+    how = augmentation(config(2, (64, 64), mirror=axes, recipe={"augmentation": kind}), TWO)
+    assert how.turn.angle == pytest.approx(limit)
+
+
 def test_mirroring_takes_image_and_labels_together():
     image = torch.arange(12.0).reshape(1, 3, 4)
     for seed in range(8):

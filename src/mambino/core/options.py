@@ -41,7 +41,6 @@ class PlanOptions:
         minutes: training may take so long.
         device: where training will run.
         model: plan with this network as the default.
-        seed: of the folds.
         workers: processes; 0 takes one a core.
     """
 

@@ -1,7 +1,6 @@
 """In which number format a network learns: bfloat16 where the hardware gains from it."""
 
 import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mambino.core.plan import Config
+from mambino.nn.device import processor_has_bf16
 
 GAIN = 1.15
 """bfloat16 is taken on a processor when it makes a step so many times faster."""
@@ -51,14 +51,6 @@ def choose_precision(
         return slow
     shape = (config.batch, config.network.in_channels, *config.patch)
     return fast if _seconds(network, shape, slow) > GAIN * _seconds(network, shape, fast) else slow
-
-
-def processor_has_bf16() -> bool:
-    """Tell whether this processor multiplies bfloat16 numbers itself."""
-    # These are the only names torch offers for it; a version without them is taken as "no".
-    known = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    asks: list[Callable[[], bool]] = [getattr(torch.cpu, name) for name in known if hasattr(torch.cpu, name)]
-    return any(ask() for ask in asks)
 
 
 def _seconds(network: nn.Module, shape: tuple[int, ...], precision: Precision) -> float:

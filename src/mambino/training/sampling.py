@@ -164,15 +164,7 @@ def read(case: Readable, start: Sequence[int], size: Sequence[int]) -> tuple[Flo
     """
     low = [min(max(a, 0), s) for a, s in zip(start, case.shape, strict=True)]
     high = [min(max(a + n, lo), s) for a, n, lo, s in zip(start, size, low, case.shape, strict=True)]
-    try:
-        image, labels = case.image_patch(low, high), case.labels_patch(low, high)
-    except Error:
-        raise
-    except Exception as error:
-        raise DataError(
-            f"case {case.id}: its prepared voxels cannot be read: {error}",
-            hint="prepare it again: mambino preprocess WORK",
-        ) from error
+    image, labels = _stored(case, low, high)
     inside = tuple(slice(lo - a, hi - a) for lo, hi, a in zip(low, high, start, strict=True))
     voxels = torch.zeros(image.shape[0], *size)
     numbers = torch.full(tuple(size), IGNORED, dtype=torch.int16)
@@ -219,9 +211,18 @@ def mixed(seed: int, number: int) -> int:
 
 
 def _hold(case: Readable) -> HeldCase:
-    whole = [0] * len(case.shape), case.shape
+    image, labels = _stored(case, [0] * len(case.shape), case.shape)
+    return HeldCase(case.id, tuple(case.shape), case.locations, np.asarray(image), np.asarray(labels))
+
+
+def _below(limit: int, generator: Generator) -> int:
+    return int(torch.randint(limit, (), generator=generator).item())
+
+
+def _stored(case: Readable, low: Sequence[int], high: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.integer]]:
+    """Read the voxels between two corners; say which case is at fault where that fails."""
     try:
-        image, labels = case.image_patch(*whole), case.labels_patch(*whole)
+        return case.image_patch(low, high), case.labels_patch(low, high)
     except Error:
         raise
     except Exception as error:
@@ -229,8 +230,3 @@ def _hold(case: Readable) -> HeldCase:
             f"case {case.id}: its prepared voxels cannot be read: {error}",
             hint="prepare it again: mambino preprocess WORK",
         ) from error
-    return HeldCase(case.id, tuple(case.shape), case.locations, np.asarray(image), np.asarray(labels))
-
-
-def _below(limit: int, generator: Generator) -> int:
-    return int(torch.randint(limit, (), generator=generator).item())
