@@ -64,7 +64,8 @@ def test_blending_a_constant_gives_the_constant(tiling, value, batch):
     shape, patch, overlap = tiling
     whole = joined(blend(lambda x: np.full_like(x[:, :1], value), voxels(shape), patch, overlap, batch=batch))
     assert whole.shape == (1, *shape)
-    np.testing.assert_allclose(whole, value, rtol=1e-5)
+    # Weighted, numbers near the smallest that float32 holds (1e-38) lose digits; no score is that small.
+    np.testing.assert_allclose(whole, value, rtol=1e-5, atol=1e-30)
 
 
 @given(tiling=tilings(), batch=st.integers(1, 4))
