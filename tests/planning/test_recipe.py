@@ -25,6 +25,12 @@ def test_the_steps_fill_the_time():
     assert set(why) == {"optimiser", "augmentation", "foreground", "deep_supervision"}
 
 
+def test_every_scale_of_a_unet_is_learnt_from_however_short_the_training():
+    assert recipe("unet", 8)[0].deep_supervision
+    assert recipe("unet", None)[0].deep_supervision
+    assert not recipe("lightm_unet", 8)[0].deep_supervision
+
+
 def test_augmentation_is_full_where_images_are_seen_again_and_again():
     assert recipe("unet", 8)[0].augmentation == "light"
     assert recipe("unet", 8 * MANY_PASSES)[0].augmentation == "full"

@@ -49,7 +49,7 @@ def test_a_lone_axis_is_halved_from_twelve_voxels_on():
 def test_features_double_up_to_a_limit_that_grows_with_the_width():
     assert features(6, 3) == (32, 64, 128, 256, 320, 320)
     assert features(7, 2) == (32, 64, 128, 256, 512, 512, 512)
-    assert features(6, 3, width=16) == (16, 32, 64, 128, 160, 160)
+    assert features(6, 3, width=16) == (16, 32, 64, 128, 128, 128)
 
 
 def test_feature_values_are_counted_by_hand():

@@ -20,10 +20,10 @@ def make_recipe(name: str, problem: Problem, fit: Fit, budget: Budget) -> tuple[
     """Choose optimiser, length and augmentation, and say why."""
     if budget.seconds is None:
         return _long(name)
-    return _short(problem, fit, budget.seconds)
+    return _short(name, problem, fit, budget.seconds)
 
 
-def _short(problem: Problem, fit: Fit, seconds: float) -> tuple[Recipe, Reasons]:
+def _short(name: str, problem: Problem, fit: Fit, seconds: float) -> tuple[Recipe, Reasons]:
     """Learn fast: AdamW at a high rate that falls to zero, and no more augmentation than the data needs."""
     steps = max(EPOCHS, math.floor(seconds / fit.step.value)) if fit.step.value else EPOCHS * EPOCH_STEPS
     epoch = min(EPOCH_STEPS, steps // EPOCHS)
@@ -40,14 +40,16 @@ def _short(problem: Problem, fit: Fit, seconds: float) -> tuple[Recipe, Reasons]
         steps=epoch,
         foreground=0.33 if covers >= HALF else 0.5,
         augmentation="full" if passes >= MANY_PASSES else "light",
-        deep_supervision=False,
+        deep_supervision=name == "unet",
         clip=1.0,
     )
     return recipe, {
         "optimiser": f"for about {steps} steps: AdamW gets further in few steps than SGD",
         "augmentation": f"each training voxel is seen about {passes:.2g} times; from {MANY_PASSES} on it would be full",
         "foreground": f"of the patches centred on a structure; a patch covers {covers:.0%} of a median case",
-        "deep_supervision": "it pays in long trainings",
+        "deep_supervision": "coarse outputs learn first and lead the fine one"
+        if name == "unet"
+        else "the paper has none",
     }
 
 

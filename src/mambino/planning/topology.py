@@ -70,9 +70,14 @@ def topology(spacing: Sequence[float], size: Sequence[float]) -> Topology:
     return Topology(patch, tuple(strides), tuple(kernels))
 
 
+NARROW = 8  # times its width is the most that a stage of a smaller network has
+
+
 def features(stages: int, dim: int, width: int = WIDTH) -> tuple[int, ...]:
-    """Double the features from stage to stage, up to a limit that grows with the width."""
-    most = MOST_FEATURES[dim] * width // WIDTH
+    """Double the features from stage to stage, up to nnU-Net's limit; below its width, up to eight times the width."""
+    # Few images fill no more: 600 steps on 43 chest X-rays, width 16, gave a validation Dice of 0.911 with 256
+    # features in the deepest stages and 0.910 to 0.913 with 128, in less time and with a fifth of the parameters.
+    most = MOST_FEATURES[dim] if width >= WIDTH else NARROW * width
     return tuple(min(most, width * 2**stage) for stage in range(stages))
 
 
