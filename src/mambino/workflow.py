@@ -31,6 +31,9 @@ from mambino.training import train
 from mambino.training.loop import Epoch
 from mambino.weights.bundle import info
 
+FOLDS = 10
+"""A tenth of the training cases chooses the network and the moment; where they are few, the others are needed to learn."""
+
 
 def run(
     data: Path,
@@ -132,6 +135,7 @@ def _plan_options(options: RunOptions) -> PlanOptions:
 def _train_options(work: Path, name: str, options: RunOptions) -> TrainOptions:
     return TrainOptions(
         config=name,
+        folds=FOLDS,
         epochs=options.epochs,
         minutes=options.minutes,
         device=options.device,
