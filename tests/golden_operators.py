@@ -26,28 +26,22 @@ class Scan(nn.Module):
         return selective_scan(**inputs, softplus=self.softplus)
 
 
-class TokensLast(nn.Module):
-    """Mamba with sequences [b l c], as recorded."""
-
-    def __init__(self, mamba: Mamba) -> None:
-        super().__init__()
-        self.mamba = mamba
+class MambaByName(Mamba):
+    """Mamba that takes its sequence by the recorded name."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.mamba(x.transpose(1, 2)).transpose(1, 2)
+        return super().forward(x)
 
 
 def mamba(hyper: Hyper, _: int) -> nn.Module:
-    return TokensLast(
-        Mamba(
-            hyper["d_model"],
-            state_size=hyper.get("d_state", 16),
-            kernel=hyper.get("d_conv", 4),
-            expand=hyper.get("expand", 2),
-            rank=hyper.get("dt_rank"),
-            bias=hyper.get("bias", False),
-            conv_bias=hyper.get("conv_bias", True),
-        )
+    return MambaByName(
+        hyper["d_model"],
+        state_size=hyper.get("d_state", 16),
+        kernel=hyper.get("d_conv", 4),
+        expand=hyper.get("expand", 2),
+        rank=hyper.get("dt_rank"),
+        bias=hyper.get("bias", False),
+        conv_bias=hyper.get("conv_bias", True),
     )
 
 
@@ -73,7 +67,7 @@ def separable(hyper: Hyper, dim: int) -> nn.Module:
 # The module, and how recorded parameter names become ours.
 BUILD: dict[str, tuple[Callable[[Hyper, int], nn.Module], tuple[tuple[str, str], ...]]] = {
     "selective_scan": (lambda hyper, _: Scan(softplus=hyper["delta_softplus"]), ()),
-    "mamba_ssm.Mamba block": (mamba, (("^", "mamba."),)),
+    "mamba_ssm.Mamba block": (mamba, ()),
     "rvm_layer": (rvm, ()),
     "rvm_down": (rvm_down, ()),
     "res_mamba_block": (lambda hyper, _: ResMamba(hyper["channels"]), ((r"^conv([12])\.", r"mix\1."),)),

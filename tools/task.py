@@ -47,7 +47,9 @@ def setup() -> None:
     _require_python()
     if not PYTHON.exists():
         venv.create(VENV, with_pip=True)
-    _install_once("mambino", ["-e", str(ROOT)], watch=[ROOT / "pyproject.toml", ROOT / "CMakeLists.txt"])
+    native = sorted(path for path in (ROOT / "native").rglob("*") if path.suffix in {".h", ".cpp"})
+    watch = [ROOT / "pyproject.toml", ROOT / "CMakeLists.txt", *native]
+    _install_once("mambino", ["-e", str(ROOT)], watch=watch)
 
 
 def demo() -> None:

@@ -11,6 +11,7 @@ import torch
 from mambino.core import machine
 from mambino.core.records import record
 from mambino.ops.selective_scan import selective_scan
+from mambino.ops.selective_scan.operator import path
 
 _PACKAGES = ("mambino", "torch", "numpy", "scipy", "nibabel", "blosc2", "safetensors", "SimpleITK")
 
@@ -69,7 +70,7 @@ def _scan(device: str, length: int = 4096, width: int = 64, states: int = 16) ->
     elapsed = _median(lambda: selective_scan(u, delta, A, B, C, softplus=True), device)
     each = elapsed * 1e6 / (length * width * states)
     note = f"{length} steps x {width} channels x {states} states; {each:.2f} ns a state"
-    return OperatorPath(operator="selective scan", device=device, path="chunked torch", milliseconds=elapsed, note=note)
+    return OperatorPath(operator="selective scan", device=device, path=path(device), milliseconds=elapsed, note=note)
 
 
 def _convolutions(device: str) -> list[OperatorPath]:

@@ -32,7 +32,7 @@ from mambino.training.loop import Epoch
 from mambino.weights.bundle import info
 
 FOLDS = 10
-"""A tenth of the training cases chooses the network and the moment; where they are few, the others are needed to learn."""
+"""A tenth of the training cases chooses the network and the moment; where cases are few, the others must teach."""
 
 
 def run(

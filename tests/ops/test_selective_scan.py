@@ -6,14 +6,30 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from mambino.errors import ShapeError
-from mambino.ops.selective_scan import selective_scan
+from mambino.errors import Error, ShapeError
+from mambino.ops.selective_scan import native, portable, scan_tokens, selective_scan
 from mambino.ops.selective_scan.chunked import cut_of
 from mambino.ops.selective_scan.pieces import run
 from mambino.ops.selective_scan.reference import selective_scan_reference
 from tests.close import assert_close
 
 FORMS = ("constant", "shared", "grouped")
+PATHS = (*(() if native.missing() else native.instruction_sets()), "portable")
+
+
+@pytest.fixture(scope="module", params=PATHS, autouse=True)
+def path(request):
+    """Run every test on each path that this machine has: the library's instruction sets, and torch alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "portable":
+            patch.setattr(native, "missing", lambda: "a test asks for it")
+            patch.setattr(portable, "warn_once", lambda *_: None)
+            yield request.param
+        else:
+            before = native.instruction_set()
+            native.use_instruction_set(request.param)
+            yield request.param
+            native.use_instruction_set(before)
 
 
 def inputs(shape, seed=0, *, forms=("shared", "shared"), step=1.0, dtype=torch.float64, groups=2):
@@ -133,19 +149,24 @@ def test_half_precision_is_computed_in_float32(dtype):
     assert_close(last, end)
 
 
-def test_threads_do_not_change_the_result():
-    xs = inputs((1, 32, 16, 4500), dtype=torch.float32)
+def test_results_are_the_same_bits_again_and_again():
+    xs = inputs((1, 72, 16, 4500), dtype=torch.float32)
     before = torch.get_num_threads()
-    found = []
+    found = {}
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            found.append(results(selective_scan, xs))
+            found[threads] = results(selective_scan, xs)
+            again = results(selective_scan, xs)
+            assert all(torch.equal(x, y) for x, y in zip(found[threads], again, strict=True))
             assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
-    for other in found[1:]:
-        assert all(torch.equal(x, y) for x, y in zip(found[0], other, strict=True))
+    for (
+        other
+    ) in found.values():  # what goes forward does not depend on threads; sums over channels may, in the last bit
+        assert all(torch.equal(x, y) for x, y in zip(found[1][:2], other[:2], strict=True))
+        assert_same(other, found[1], tolerance=1e-6)
 
 
 def test_an_error_in_a_thread_reaches_the_caller():
@@ -170,14 +191,17 @@ def test_a_long_silence_leaves_no_denormal_state():
     with torch.no_grad():
         xs[0][..., 10:] = 0
         y, last = selective_scan(*xs[:5])
-    assert bool((last.abs() >= torch.finfo(torch.float32).tiny).all())
+    assert bool(((last == 0) | (last.abs() >= torch.finfo(torch.float32).tiny)).all())
     assert float(y[..., 2900:].abs().max()) < 1e-20
 
 
 def test_the_operator_is_sound():
-    xs = inputs((2, 4, 3, 70))
-    arguments = (*xs[:3], xs[3].detach()[:, None].requires_grad_(), xs[4].detach()[:, None].requires_grad_(), xs[5])
-    torch.library.opcheck(torch.ops.mambino.selective_scan.default, (*arguments, True))
+    u, delta, A, B, C, state = inputs((2, 4, 3, 70))
+    tokens = [x.detach().transpose(1, 2).contiguous().requires_grad_() for x in (u, delta, u, u)]
+    couplings = [x.detach().permute(0, 2, 1)[:, :, None].contiguous().requires_grad_() for x in (B, C)]
+    D, bias = (torch.randn(4, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    arguments = (*tokens[:2], A, *couplings, D, tokens[2], bias, state, None, None, True, True)
+    torch.library.opcheck(torch.ops.mambino.selective_scan.default, arguments)
 
 
 def test_tensors_without_data_give_the_shapes_alone():
@@ -195,6 +219,104 @@ def test_the_cut_follows_from_the_shapes_and_covers_the_sequence():
     assert cut.slices % 3 == 0
     assert cut.segments * cut.chunks * cut.steps >= 70001
     assert len(cut.places) == cut.samples * cut.slices * cut.segments
+
+
+def tokens(seed=0, *, batch=2, length=70, channels=20, size=5, rank=3, groups=2):
+    """Return token-major inputs of a scan with everything it can have."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*of):
+        return torch.randn(*of, generator=generator, dtype=torch.float64).requires_grad_()
+
+    wide = normal(batch, length, 2 * channels)  # u and z are halves of it, as after a projection
+    couplings = [normal(batch, length, groups, size) for _ in range(2)]
+    rates = (-4 * torch.rand(channels, size, generator=generator, dtype=torch.float64) - 0.1).requires_grad_()
+    named = {"D": normal(channels), "delta_bias": normal(channels), "delta_weight": normal(channels, rank)}
+    named["state"] = normal(batch, channels, size)
+    return wide, normal(batch, length, rank), rates, couplings, named
+
+
+def spelled_out(u, delta, A, B, C, *, D, z, delta_bias, delta_weight, state, order):
+    """Do the same step by step with the definition."""
+    step = functional.softplus(delta @ delta_weight.t() + delta_bias)
+    sequences = [x[:, order].transpose(1, 2) for x in (u, step)]
+    coupled = [m[:, order].permute(0, 2, 3, 1) for m in (B, C)]
+    y, last = selective_scan_reference(*sequences, A, *coupled, state=state)
+    return (y.transpose(1, 2)[:, order.argsort()] + D * u) * functional.silu(z), last
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+@pytest.mark.parametrize(
+    "shape", [{}, {"channels": 8, "size": 16, "groups": 1}, {"channels": 48, "size": 1, "rank": 1}]
+)
+def test_tokens_are_scanned_where_they_lie_and_in_any_order(ordered, shape):
+    wide, delta, A, (B, C), named = tokens(**shape)
+    length = wide.shape[1]
+    order = torch.randperm(length, generator=torch.Generator().manual_seed(0)) if ordered else torch.arange(length)
+    leaves = [wide, delta, A, B, C, *named.values()]
+
+    def both(scan, order):
+        u, z = wide.chunk(2, -1)
+        y, last = scan(u, delta, A, B, C, z=z, order=order, **named)
+        weight = torch.linspace(-1, 1, y.numel(), dtype=torch.float64).view_as(y)
+        return [y, last, *torch.autograd.grad((y * weight).sum() + last.sum(), leaves)]
+
+    def fast(*arguments, order, **others):
+        return scan_tokens(*arguments, softplus=True, order=order.int() if ordered else None, **others)
+
+    for mine, theirs in zip(both(fast, order), both(spelled_out, order), strict=True):
+        assert_close(mine, theirs)
+
+
+def test_a_second_derivative_is_refused():
+    u, delta, A, B, C, _ = inputs((1, 2, 2, 9))
+    y, _ = selective_scan(u, delta, A, B, C)
+    (first,) = torch.autograd.grad(y.square().sum(), u, create_graph=True)
+    with pytest.raises(Error, match="the selective scan has no second derivative"):
+        first.sum().backward()
+
+
+def test_vmap_is_refused():
+    u, delta, A, B, C, _ = (x.detach() for x in inputs((1, 2, 2, 9)))
+    with pytest.raises(Error, match="the selective scan cannot be mapped by vmap"):
+        torch.vmap(lambda x: selective_scan(x, delta, A, B, C)[0])(u[None])
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_autocast_keeps_the_state_in_float32(kind):
+    u, delta, A, B, C, _ = (x.detach().float() for x in inputs((1, 8, 4, 40), step=0.1))
+    exact, end = selective_scan(u, delta, A, B, C)
+    with torch.autocast("cpu", kind):
+        y, last = selective_scan(u.to(kind), delta, A, B, C)
+    assert (y.dtype, last.dtype) == (kind, torch.float32)
+    torch.testing.assert_close(last, end, rtol=0.02, atol=0.02)
+    torch.testing.assert_close(y.float(), exact, rtol=0.02, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"u": (3, 10)}, r"scan_tokens takes u of \[batch, length >= 1, channels\], got \(3, 10\)"),
+        ({"delta": (2, 10, 5)}, r"scan_tokens takes delta of \(2, 10, 3\) with this delta_weight, got \(2, 10, 5\)"),
+        ({"delta_weight": (5, 3)}, r"scan_tokens takes delta_weight of \[4 channels, rank\], got \(5, 3\)"),
+        ({"order": (9,)}, r"scan_tokens takes an order of \(10,\) int32, got \(9,\)"),
+        ({"B": (2, 9, 3)}, r"selective_scan takes B of"),
+    ],
+)
+def test_tokens_that_do_not_fit_are_refused(change, words):
+    shapes = {
+        "u": (2, 10, 4),
+        "delta": (2, 10, 3),
+        "A": (4, 3),
+        "B": (2, 10, 3),
+        "C": (2, 10, 3),
+        "delta_weight": (4, 3),
+    }
+    given = {name: torch.zeros(shape) for name, shape in (shapes | change).items()}
+    if "order" in given:
+        given["order"] = given["order"].int()
+    with pytest.raises(ShapeError, match=words):
+        scan_tokens(**given)
 
 
 @pytest.mark.parametrize(

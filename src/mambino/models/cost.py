@@ -4,6 +4,7 @@ Everything is found by running the network on tensors without data (torch's meta
 largest network takes a second and no memory.
 """
 
+import math
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,9 +18,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mambino.core.plan import NetworkSpec
 from mambino.models import build
+from mambino.ops.selective_scan.native import Inputs
 
-# The scan works on copies of its sequences in another layout, and on their results: so many of the size of u.
-_COPIES = {"mambino::selective_scan": 5, "mambino::selective_scan_backward": 8}
+WEIGHT = Inputs._fields.index("W") - 3  # among the arguments of the scan after u, delta and A
+
+# What the scan needs for itself, in sequences of the size of u: gradients that are summed over channels in parts.
+_COPIES = {"mambino::selective_scan_backward": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +54,17 @@ def multiply_adds(spec: NetworkSpec, shape: tuple[int, ...]) -> Operations:
     """Count the operations of a network for one image of `shape` (voxels)."""
     scans: list[int] = []
 
-    def scan(u: tuple[int, ...], _: Any, rates: tuple[int, ...], *__: Any, **___: Any) -> int:
-        batch, channels, length = u
-        scans.append(batch * channels * length * (9 * rates[1] + 2))
-        return 0
+    def scan(u: tuple[int, ...], _: Any, rates: tuple[int, ...], *others: Any, **__: Any) -> int:
+        scans.append(math.prod(u) * (9 * rates[1] + 2))
+        weight = others[WEIGHT]
+        return 2 * math.prod(u) * weight[1] if weight else 0  # step sizes are a product of few numbers a token
+
+    def convolution(x: tuple[int, ...], weight: tuple[int, ...], *_: Any, **__: Any) -> int:
+        return 2 * math.prod(x) * weight[1]
 
     network, x = _without_data(spec, shape, batch=1)
-    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.mambino.selective_scan: scan})
+    mapping = {torch.ops.mambino.selective_scan: scan, torch.ops.mambino.causal_conv: convolution}
+    counter = FlopCounterMode(display=False, custom_mapping=mapping)
     with torch.no_grad(), counter:
         network.scales(x)
     return Operations(products=counter.get_total_flops() // 2, scan=sum(scans))

@@ -5,13 +5,14 @@ Follows MrBlankness/LightM-UNet (Apache-2.0), commits 6b72e27 and b484335.
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import relu
 
 from mambino.errors import OptionError
 from mambino.models.shapes import check_sides
 from mambino.nn.conv import PixelShuffle, SeparableConv
 from mambino.nn.dims import CONV, LINEAR, MAX_POOL, TRANSPOSED_CONV
-from mambino.nn.mamba import Mamba, project
+from mambino.nn.mamba import Mamba
+from mambino.nn.norm import RectifiedGroupNorm
+from mambino.nn.tokens import channels_last, to_image, to_tokens
 
 GROUPS = 8
 
@@ -53,20 +54,20 @@ class LightMUNet(nn.Module):
             nn.Sequential(*(self._block(dim, width * 2 ** (coarsest - j - 1)) for _ in range(count)))
             for j, count in enumerate(decoder_blocks)
         )
-        self.norm = nn.GroupNorm(GROUPS, width)
+        self.norm = RectifiedGroupNorm(GROUPS, width)
         self.head = self._head(dim, width, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits [b k *s] of images [b c *s]."""
         check_sides(x, self.in_channels, self.divisor)
-        x = self.dropout(self.stem(x))
+        x = self.dropout(self.stem(channels_last(x)))
         skips = []
         for stage in self.stages:
             x = stage(x)
             skips.append(x)
         for up, blocks, skip in zip(self.ups, self.decoder, reversed(skips[:-1]), strict=True):
             x = blocks(up(x) + skip)
-        logits: Tensor = self.head(relu(self.norm(x)))
+        logits: Tensor = self.head(self.norm(x))
         return logits
 
     def scales(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -116,15 +117,9 @@ class RVM(nn.Module):
         self.skip_scale = nn.Parameter(torch.ones(1))
 
     def forward(self, x: Tensor) -> Tensor:
-        space = x.shape[2:]
-        x = x.flatten(2)
-        mixed = self.mamba(self._normalised(x)) + self.skip_scale * x
-        y = project(self.proj, self._normalised(mixed))
-        return y.view(*y.shape[:2], *space)
-
-    def _normalised(self, x: Tensor) -> Tensor:
-        y: Tensor = self.norm(x.transpose(1, 2))
-        return y.transpose(1, 2)
+        space, tokens = x.shape[2:], to_tokens(x)
+        mixed = torch.addcmul(self.mamba(self.norm(tokens)), tokens, self.skip_scale)
+        return to_image(self.proj(self.norm(mixed)), space)
 
 
 class ResMamba(nn.Module):
@@ -132,12 +127,12 @@ class ResMamba(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.norm1, self.norm2 = nn.GroupNorm(GROUPS, width), nn.GroupNorm(GROUPS, width)
+        self.norm1, self.norm2 = (RectifiedGroupNorm(GROUPS, width) for _ in range(2))
         self.mix1, self.mix2 = RVM(width, width), RVM(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.mix1(relu(self.norm1(x)))
-        y = self.mix2(relu(self.norm2(y)))
+        y = self.mix1(self.norm1(x))
+        y = self.mix2(self.norm2(y))
         result: Tensor = y + x
         return result
 
@@ -147,13 +142,14 @@ class ResUp(nn.Module):
 
     def __init__(self, dim: int, width: int) -> None:
         super().__init__()
-        self.norm1, self.norm2 = nn.GroupNorm(GROUPS, width), nn.GroupNorm(GROUPS, width)
+        self.norm1, self.norm2 = (RectifiedGroupNorm(GROUPS, width) for _ in range(2))
         self.conv = SeparableConv(dim, width, width)
         self.skip_scale = nn.Parameter(torch.ones(1))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.conv(relu(self.norm1(x))) + self.skip_scale * x
-        return relu(self.norm2(y))
+        y = self.conv(self.norm1(x)) + self.skip_scale * x
+        result: Tensor = self.norm2(y)
+        return result
 
 
 class ResConv(nn.Module):
@@ -161,13 +157,13 @@ class ResConv(nn.Module):
 
     def __init__(self, dim: int, width: int) -> None:
         super().__init__()
-        self.norm1, self.norm2 = nn.GroupNorm(GROUPS, width), nn.GroupNorm(GROUPS, width)
+        self.norm1, self.norm2 = (RectifiedGroupNorm(GROUPS, width) for _ in range(2))
         self.conv1 = CONV[dim](width, width, 3, padding=1, bias=False)
         self.conv2 = CONV[dim](width, width, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.conv1(relu(self.norm1(x)))
-        result: Tensor = self.conv2(relu(self.norm2(y))) + x
+        y = self.conv1(self.norm1(x))
+        result: Tensor = self.conv2(self.norm2(y)) + x
         return result
 
 

@@ -1,11 +1,13 @@
 """The selective scan: a linear recurrence along a sequence whose coefficients follow the input."""
 
+import math
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional
 
 from mambino.errors import ShapeError
+from mambino.ops.selective_scan.native import Inputs
 from mambino.ops.selective_scan.operator import scan_operator
 
 
@@ -49,23 +51,83 @@ def selective_scan(
         ShapeError: an input does not fit the others.
     """
     _check(u, delta, A, B, C, {"D": D, "delta_bias": delta_bias}, {"z": z}, state)
-    wide = torch.promote_types(u.dtype, torch.float32)
-    x, step = u.to(wide), delta.to(wide)
-    if delta_bias is not None:
-        step = step + delta_bias.to(wide)[:, None]
-    if softplus:
-        step = functional.softplus(step)
-    h = step.new_zeros(*u.shape[:2], A.shape[1]) if state is None else state.to(wide)
-    y, last = scan_operator(x, step, A.to(wide), _grouped(B).to(wide), _grouped(C).to(wide), h)
-    if D is not None:
-        y = torch.addcmul(y, x, D.to(wide)[:, None])
-    if z is not None:
-        y = y * functional.silu(z.to(wide))
-    return y.to(u.dtype), last
+    B, C = (m if m.dim() == 2 else (m[:, None] if m.dim() == 3 else m).permute(0, 3, 1, 2) for m in (B, C))
+    gate = None if z is None else z.transpose(1, 2)
+    inputs = Inputs(u.transpose(1, 2), delta.transpose(1, 2), A, B, C, D, gate, delta_bias, state, None, None)
+    y, last = _scan(inputs, softplus=softplus)
+    return y.transpose(1, 2), last
 
 
-def _grouped(coupling: Tensor) -> Tensor:
-    return coupling[:, None] if coupling.dim() == 3 else coupling
+def scan_tokens(
+    u: Float[Tensor, "b l d"],
+    delta: Float[Tensor, "b l d"] | Float[Tensor, "b l r"],
+    A: Float[Tensor, "d n"],
+    B: Float[Tensor, "d n"] | Float[Tensor, "b l n"] | Float[Tensor, "b l g n"],
+    C: Float[Tensor, "d n"] | Float[Tensor, "b l n"] | Float[Tensor, "b l g n"],
+    *,
+    D: Float[Tensor, " d"] | None = None,
+    z: Float[Tensor, "b l d"] | None = None,
+    delta_bias: Float[Tensor, " d"] | None = None,
+    delta_weight: Float[Tensor, "d r"] | None = None,
+    softplus: bool = False,
+    state: Float[Tensor, "b d n"] | None = None,
+    order: Int[Tensor, " l"] | None = None,
+) -> tuple[Float[Tensor, "b l d"], Float[Tensor, "b d n"]]:
+    """Scan tokens that have their channels side by side, as `selective_scan` does: nothing is transposed or copied.
+
+    Args:
+        u, A, D, z, delta_bias, softplus, state: as there.
+        delta: step sizes, or with `delta_weight` the r numbers of a token that they are a product of.
+        B, C: as there, but token-major.
+        delta_weight: makes a step size for each channel of the r numbers in `delta`.
+        order: the token of each step, each token once; as they lie if None.
+
+    Returns:
+        y in the dtype of `u`, token by token as `u` lies, and h after the last step.
+
+    Raises:
+        ShapeError: an input does not fit the others.
+    """
+    _check_tokens(u, delta, delta_weight, order)
+    steps = delta if delta_weight is None else u
+    enter, leave = (m if m.dim() == 2 else m.movedim(1, -1) for m in (B, C))
+    gate = None if z is None else z.transpose(1, 2)
+    channelwise = {"D": D, "delta_bias": delta_bias}
+    _check(u.transpose(1, 2), steps.transpose(1, 2), A, enter, leave, channelwise, {"z": gate}, state)
+    B, C = (m[:, :, None] if m.dim() == 3 else m for m in (B, C))
+    inputs = Inputs(u, delta, A, B, C, D, z, delta_bias, state, delta_weight, order)
+    return _scan(inputs, softplus=softplus)
+
+
+def _scan(inputs: Inputs, *, softplus: bool) -> tuple[Tensor, Tensor]:
+    """Give all inputs one type and B and C the same groups, and call the operator."""
+    kind = inputs.u.dtype
+    wide = torch.promote_types(kind, torch.float32)
+    names = Inputs._fields[:-1]
+    cast = inputs._replace(**{name: x.to(wide) for name in names if (x := getattr(inputs, name)) is not None})
+    groups = [m.shape[2] for m in (cast.B, cast.C) if m.dim() == 4]
+    if len(set(groups)) > 1:
+        common = math.lcm(*groups)
+        cast = cast._replace(**{name: _repeated(getattr(cast, name), common) for name in ("B", "C")})
+    y, last = scan_operator(cast, softplus=softplus)
+    return y.to(kind), last
+
+
+def _repeated(coupling: Tensor, groups: int) -> Tensor:
+    return coupling if coupling.dim() == 2 else coupling.repeat_interleave(groups // coupling.shape[2], 2)
+
+
+def _check_tokens(u: Tensor, delta: Tensor, weight: Tensor | None, order: Tensor | None) -> None:
+    if u.dim() != 3 or u.shape[1] < 1:
+        raise ShapeError(f"scan_tokens takes u of [batch, length >= 1, channels], got {tuple(u.shape)}")
+    batch, length, channels = u.shape
+    if weight is not None and (weight.dim() != 2 or weight.shape[0] != channels):
+        raise ShapeError(f"scan_tokens takes delta_weight of [{channels} channels, rank], got {tuple(weight.shape)}")
+    if weight is not None and tuple(delta.shape) != (batch, length, weight.shape[1]):
+        wanted = (batch, length, weight.shape[1])
+        raise ShapeError(f"scan_tokens takes delta of {wanted} with this delta_weight, got {tuple(delta.shape)}")
+    if order is not None and (tuple(order.shape) != (length,) or order.dtype != torch.int32):
+        raise ShapeError(f"scan_tokens takes an order of ({length},) int32, got {tuple(order.shape)} {order.dtype}")
 
 
 def _check(

@@ -1,64 +1,134 @@
-"""The scan as one torch operator, so that autograd, export and meta tensors see a single node."""
+"""The scan as one torch operator with a kernel per device: autograd, compile, export and meta tensors see one node.
 
+    selective_scan(u, delta, A, B, C, D, z, bias, state, W, order, softplus, keep) -> y, last, saved
+
+Sequences are token-major, [b l d]; what each input is, says `native.Inputs`. The gradient is a second operator.
+"""
+
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mambino.ops.selective_scan.chunked import cut_of, scan, scan_backward
+from mambino.errors import Error
+from mambino.ops.selective_scan import native, portable
+from mambino.ops.selective_scan.native import Inputs
+
+_INPUTS = (
+    "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? bias, Tensor? state,"
+    " Tensor? W, Tensor? order"
+)
+COUNT = len(Inputs._fields)
 
 _library = torch.library.Library("mambino", "DEF")  # type: ignore[no-untyped-call]
 _library.define(  # type: ignore[no-untyped-call]
-    "selective_scan(Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor state, bool keep)"
-    " -> (Tensor, Tensor, Tensor)"
+    f"selective_scan({_INPUTS}, bool softplus, bool keep) -> (Tensor, Tensor, Tensor)"
 )
 _library.define(  # type: ignore[no-untyped-call]
-    "selective_scan_backward(Tensor grad, Tensor grad_last, Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C,"
-    " Tensor saved) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+    f"selective_scan_backward(Tensor grad, Tensor grad_last, {_INPUTS}, Tensor saved, bool softplus) -> Tensor[]"
 )
 
 
-def scan_operator(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    """Return y [b d l] and the last state [b d n]; inputs as `chunked.scan` takes them."""
-    inputs = (u, delta, A, B, C, state)
-    keep = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
-    y, last, _ = torch.ops.mambino.selective_scan(*inputs, keep)
+def scan_operator(inputs: Inputs, *, softplus: bool) -> tuple[Tensor, Tensor]:
+    """Return y [b l d] and the last state [b d n]; all inputs have one type, float32 or float64."""
+    keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
+    y, last, _ = torch.ops.mambino.selective_scan(*inputs, softplus, keep)
     return y, last
 
 
-def _forward(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor, keep: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    return scan(u, delta, A, B, C, state, keep=keep)
+def path(device: str) -> str:
+    """Say how the scan runs on a device; tensors without data are counted as the processor's."""
+    if device in {"cpu", "meta"} and not native.missing():
+        return f"native {native.instruction_set()}"
+    return "triton" if device == "cuda" and _triton() else "chunked torch"
 
 
-def _shapes(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor, keep: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    saved = cut_of(u, A, B, C).saved_shape if keep else (0,)
-    return u.new_empty(u.shape), state.new_empty(state.shape), A.new_empty(saved)
+Forward = Callable[..., tuple[Tensor, Tensor, Tensor]]
 
 
-def _backward_shapes(
-    grad: Tensor, grad_last: Tensor, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, saved: Tensor
-) -> tuple[Tensor, ...]:
-    return tuple(x.new_empty(x.shape) for x in (u, delta, A, B, C, grad_last))
+def _on_processor(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    inputs, softplus, keep = Inputs(*arguments[:COUNT]), *arguments[COUNT:]
+    if native.missing():
+        portable.warn_once("cpu", native.missing())
+        return portable.scan(inputs, softplus=softplus, keep=keep)
+    return native.scan(inputs, softplus=softplus, keep=keep)
+
+
+def _on_processor_back(grad: Tensor, grad_last: Tensor, *arguments: Any) -> list[Tensor]:
+    inputs, saved, softplus = Inputs(*arguments[:COUNT]), *arguments[COUNT:]
+    back = portable.scan_backward if native.missing() else native.scan_backward
+    return _present(back(grad, grad_last, inputs, saved, softplus=softplus))
+
+
+def _elsewhere(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    inputs, softplus, keep = Inputs(*arguments[:COUNT]), *arguments[COUNT:]
+    portable.warn_once(inputs.u.device.type, "no kernel was written for this device")
+    return portable.scan(inputs, softplus=softplus, keep=keep)
+
+
+def _elsewhere_back(grad: Tensor, grad_last: Tensor, *arguments: Any) -> list[Tensor]:
+    inputs, saved, softplus = Inputs(*arguments[:COUNT]), *arguments[COUNT:]
+    return _present(portable.scan_backward(grad, grad_last, inputs, saved, softplus=softplus))
+
+
+def _triton() -> bool:
+    return False
+
+
+def _present(gradients: tuple[Tensor | None, ...]) -> list[Tensor]:
+    return [x for x in gradients if x is not None]
+
+
+def _shapes(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    inputs, keep = Inputs(*arguments[:COUNT]), arguments[-1]
+    u, size = inputs.u, inputs.A.shape[1]
+    batch, length, channels = u.shape
+    if not keep:
+        saved: tuple[int, ...] = (0,)
+    elif path(u.device.type).startswith("native"):
+        saved = native.saved_shape(batch, length, channels, size)
+    else:
+        saved = portable.saved_shape(inputs)
+    return u.new_empty((batch, length, channels)), u.new_empty((batch, channels, size)), u.new_empty(saved)
+
+
+def _backward_shapes(grad: Tensor, grad_last: Tensor, *arguments: Any) -> list[Tensor]:
+    return [x.new_empty(x.shape) for x in arguments[: COUNT - 1] if x is not None]
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    ctx.save_for_backward(*inputs[:5], output[2])
+    ctx.given = [x is not None for x in inputs[:COUNT]]
+    ctx.softplus = inputs[COUNT]
+    ctx.save_for_backward(*(x for x in inputs[:COUNT] if x is not None), output[2])
     ctx.mark_non_differentiable(output[2])
 
 
 def _differentiate(ctx: Any, grad: Tensor, grad_last: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    grads = torch.ops.mambino.selective_scan_backward(grad, grad_last, *ctx.saved_tensors)
-    return (*grads, None)
+    *there, saved = ctx.saved_tensors
+    left = iter(there)
+    inputs = [next(left) if given else None for given in ctx.given]
+    found = iter(torch.ops.mambino.selective_scan_backward(grad, grad_last, *inputs, saved, ctx.softplus))
+    gradients = [next(found) if given else None for given in ctx.given[:-1]]
+    return (*gradients, None, None, None)  # order, softplus, keep
 
 
-# Devices without kernels of their own take this path too.
-for _device in ("CPU", "CUDA"):
-    _library.impl("selective_scan", _forward, _device)  # type: ignore[no-untyped-call]
-    _library.impl("selective_scan_backward", scan_backward, _device)  # type: ignore[no-untyped-call]
+def _refuse_second(ctx: Any, *_: Any) -> None:
+    raise Error("the selective scan has no second derivative", hint="differentiate it once only")
+
+
+def _refuse_vmap(*_: Any) -> None:
+    raise Error("the selective scan cannot be mapped by vmap", hint="put the mapped axis into the batch")
+
+
+for _device in ("CUDA", "MPS", "XPU"):
+    _library.impl("selective_scan", _elsewhere, _device)  # type: ignore[no-untyped-call]
+    _library.impl("selective_scan_backward", _elsewhere_back, _device)  # type: ignore[no-untyped-call]
+_library.impl("selective_scan", _on_processor, "CPU")  # type: ignore[no-untyped-call]
+_library.impl("selective_scan_backward", _on_processor_back, "CPU")  # type: ignore[no-untyped-call]
 torch.library.register_fake("mambino::selective_scan", _shapes, lib=_library)
 torch.library.register_fake("mambino::selective_scan_backward", _backward_shapes, lib=_library)
 torch.library.register_autograd("mambino::selective_scan", _differentiate, setup_context=_remember, lib=_library)
+torch.library.register_autograd("mambino::selective_scan_backward", _refuse_second, lib=_library)
+for _name in ("selective_scan", "selective_scan_backward"):
+    torch.library.register_vmap(f"mambino::{_name}", _refuse_vmap, lib=_library)

@@ -1,0 +1,299 @@
+// The kernel: a chunk of steps of one vector of channels at a time, states in registers.
+//
+// A task runs through the sequence chunk by chunk, and in each chunk through its blocks of channels, so that the
+// rows of B and C, and what is accumulated over channels, stay in the nearest cache. Inside, some states (the
+// template's NB) take all steps of the chunk before the next ones.
+#pragma once
+
+#include "simd.h"
+#include "task.h"
+
+namespace mambino {
+namespace MAMBINO_TARGET {
+
+constexpr int CHUNK = MAMBINO_CHUNK;
+
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int FORWARD_STATES = 16;  // 32 registers
+#else
+constexpr int FORWARD_STATES = 8;
+#endif
+
+// Where a block of channels lies: `width` of them from `channel` on, all in one group.
+struct Block {
+    int64_t channel, group;
+    int width;
+};
+
+template <class T> MAMBINO_INLINE Block block_at(const mambino_scan &s, int64_t index) {
+    const int64_t wide = s.channels / s.groups, each = (wide + Lanes<T>::count - 1) / Lanes<T>::count;
+    const int64_t group = index / each, first = index % each * Lanes<T>::count, left = wide - first;
+    return {group * wide + first, group, left < Lanes<T>::count ? int(left) : Lanes<T>::count};
+}
+
+template <class T> int64_t blocks(const mambino_scan &s) {
+    const int64_t wide = s.channels / s.groups;
+    return s.groups * ((wide + Lanes<T>::count - 1) / Lanes<T>::count);
+}
+
+// Vectors of one block, in one piece of memory.
+template <class T> struct Layout {
+    int64_t states, rank, size;
+    int64_t W, rates, state, B, C;  // where each begins; D and bias come first
+    int64_t spread;                 // room for a coupling that is not constant beside one that is
+    int64_t dW, dA, dB, dC, dD;     // gradients; that of the bias follows dD. The state's is kept in `carry`
+    int64_t carry;
+    Layout(const mambino_scan &s, bool backward) : states(s.states), rank(s.rank) {
+        int64_t at = 2;
+        const auto take = [&at](int64_t count) {
+            at += count;
+            return at - count;
+        };
+        W = take(rank);
+        rates = take(states);
+        state = take(states);
+        B = take(s.constant_B ? states : 0);
+        C = take(s.constant_C ? states : 0);
+        spread = take(!s.constant_B != !s.constant_C ? CHUNK * states : 0);
+        dW = take(backward ? rank : 0);
+        dA = take(backward ? states : 0);
+        dB = take(backward && s.constant_B ? states : 0);
+        dC = take(backward && s.constant_C ? states : 0);
+        dD = take(backward ? 2 : 0);
+        carry = take(backward ? states : 0);
+        size = at;
+    }
+};
+
+// One block over one chunk.
+template <class T> struct Tile {
+    Vec<T> step[CHUNK], input[CHUNK], out[CHUNK];  // input: step times u
+    T steepest;                                    // the largest |step|
+};
+
+// The tokens of one chunk, and the rows of B and C of one group.
+template <class T> struct Steps {
+    int64_t token[CHUNK];
+    const T *B[CHUNK], *C[CHUNK];
+    int count = 0;
+
+    void seek(const mambino_scan &s, int64_t first) {
+        count = s.length - first < CHUNK ? int(s.length - first) : CHUNK;
+        for (int t = 0; t < count; t++) token[t] = s.order ? s.order[first + t] : first + t;
+    }
+
+    void aim(const mambino_scan &s, int64_t batch, int64_t group) {
+        for (int t = 0; t < count; t++) {
+            B[t] = s.constant_B ? nullptr : row<T>(s.B, batch, token[t]) + group * s.B.group;
+            C[t] = s.constant_C ? nullptr : row<T>(s.C, batch, token[t]) + group * s.C.group;
+        }
+    }
+};
+
+template <class T> void read_parameters(const mambino_scan &s, const Layout<T> &at, const Block &b, Vec<T> *v) {
+    const int64_t c = b.channel;
+    v[0] = s.D ? load_some((const T *)s.D + c, b.width) : Vec<T>{};
+    v[1] = s.bias ? load_some((const T *)s.bias + c, b.width) : Vec<T>{};
+    for (int64_t r = 0; r < s.rank; r++) v[at.W + r] = gathered((const T *)s.W + c * s.rank + r, s.rank, b.width);
+    for (int64_t n = 0; n < s.states; n++) {
+        const int64_t from = c * s.states + n;
+        v[at.rates + n] = gathered((const T *)s.A + from, s.states, b.width) * T(LOG2E);
+        if (s.constant_B) v[at.B + n] = gathered((const T *)s.B.data + from, s.states, b.width);
+        if (s.constant_C) v[at.C + n] = gathered((const T *)s.C.data + from, s.states, b.width);
+    }
+}
+
+template <class T> void read_state(const mambino_scan &s, const void *from, int64_t batch, const Block &b, Vec<T> *h) {
+    const T *numbers = (const T *)from + (batch * s.channels + b.channel) * s.states;
+    for (int64_t n = 0; n < s.states; n++) h[n] = from ? gathered(numbers + n, s.states, b.width) : Vec<T>{};
+}
+
+template <class T> void write_state(const mambino_scan &s, void *to, int64_t batch, const Block &b, const Vec<T> *h) {
+    T *numbers = (T *)to + (batch * s.channels + b.channel) * s.states;
+    for (int64_t n = 0; n < s.states; n++) scattered(numbers + n, s.states, b.width, h[n]);
+}
+
+template <class T> MAMBINO_INLINE T *saved_row(const mambino_scan &s, int64_t batch, int64_t chunk, int64_t n) {
+    const int64_t chunks = (s.length + CHUNK - 1) / CHUNK;
+    return (T *)s.saved + ((batch * chunks + chunk) * s.states + n) * s.channels;
+}
+
+// The step size before softplus.
+template <class T>
+MAMBINO_INLINE Vec<T> raw_step(const mambino_scan &s, const T *from, const Block &b, const Vec<T> *v, int64_t W) {
+    if (!s.rank) return load_some(from + b.channel, b.width) + v[1];
+    Vec<T> raw = v[1];
+    for (int64_t r = 0; r < s.rank; r++) raw += from[r] * v[W + r];
+    return raw;
+}
+
+// Rows lie far apart, so no processor guesses the next one. WRITE: what will be written.
+template <class T, int WRITE = 0>
+MAMBINO_INLINE void prefetch(const mambino_rows &rows, int64_t batch, int64_t token, int64_t channel) {
+    __builtin_prefetch(row<T>(rows, batch, token) + channel, WRITE);
+}
+
+template <class T>
+void fill(Tile<T> &tile, const mambino_scan &s, const mambino_rows &out, const Steps<T> &steps, const Steps<T> &next,
+          int64_t batch, const Block &b, const Vec<T> *v, int64_t W) {
+    Vec<T> most = {};
+    for (int t = 0; t < steps.count; t++) {
+        const int64_t token = steps.token[t];
+        if (t < next.count) {
+            prefetch<T>(s.u, batch, next.token[t], b.channel);
+            prefetch<T>(s.delta, batch, next.token[t], s.rank ? 0 : b.channel);
+            prefetch<T, 1>(out, batch, next.token[t], b.channel);
+            if (s.z.data) prefetch<T>(s.z, batch, next.token[t], b.channel);
+        }
+        const Vec<T> u = load_some(row<T>(s.u, batch, token) + b.channel, b.width);
+        Vec<T> step = raw_step<T>(s, row<T>(s.delta, batch, token), b, v, W);
+        if (s.softplus) step = softplus<T>(step);
+        most = larger<T>(most, magnitude<T>(step));
+        tile.step[t] = step;
+        tile.input[t] = step * u;
+        tile.out[t] = v[0] * u;
+    }
+    tile.steepest = largest<T>(most);
+}
+
+template <class T> T steepest_rate(const Layout<T> &at, const Vec<T> *v) {
+    Vec<T> most = {};
+    for (int64_t n = 0; n < at.states; n++) most = larger<T>(most, magnitude<T>(v[at.rates + n]));
+    return largest<T>(most);
+}
+
+// B or C of one step: numbers that all channels share, or (OWN) vectors of the channels themselves.
+template <class T, bool OWN> MAMBINO_INLINE Vec<T> coupling(const T *shared, const Vec<T> *own, int n) {
+    if constexpr (OWN)
+        return own[n];
+    else
+        return splat(shared[n]);
+}
+
+// Where OWN couplings are: constant ones lie in the layout, others were spread over the channels for one chunk.
+template <class T> struct Own {
+    const Vec<T> *B = nullptr, *C = nullptr;
+    int64_t step_B = 0, step_C = 0;  // from one step to the next (vectors)
+};
+
+// Run NB states from `h` through a chunk; add what they say to `tile.out`.
+template <class T, int NB, bool OWN, bool SAFE>
+void advance(Tile<T> &tile, const Steps<T> &steps, int64_t first, const Own<T> &own, const Vec<T> *rates, Vec<T> *h) {
+    Vec<T> state[NB];
+#pragma GCC unroll 16
+    for (int n = 0; n < NB; n++) state[n] = h[n];
+    for (int t = 0; t < steps.count; t++) {
+        const Vec<T> step = tile.step[t], input = tile.input[t];
+        const T *B = OWN ? nullptr : steps.B[t] + first, *C = OWN ? nullptr : steps.C[t] + first;
+        const Vec<T> *own_B = OWN ? own.B + t * own.step_B + first : nullptr;
+        const Vec<T> *own_C = OWN ? own.C + t * own.step_C + first : nullptr;
+        Vec<T> out = tile.out[t], more = {};
+#pragma GCC unroll 16
+        for (int n = 0; n < NB; n++) {
+            state[n] = exp2_of<T, SAFE>(step, rates[n]) * state[n] + input * coupling<T, OWN>(B, own_B, n);
+            (n % 2 ? more : out) += coupling<T, OWN>(C, own_C, n) * state[n];
+        }
+        tile.out[t] = out + more;
+    }
+#pragma GCC unroll 16
+    for (int n = 0; n < NB; n++) h[n] = state[n];
+}
+
+// Spread shared rows over the channels: what a scan with one constant coupling does with the other one.
+template <class T> const Vec<T> *spread(const T *const *rows, int count, int64_t states, Vec<T> *to) {
+    for (int t = 0; t < count; t++)
+        for (int64_t n = 0; n < states; n++) to[t * states + n] = splat(rows[t][n]);
+    return to;
+}
+
+template <class T> Own<T> own_couplings(const mambino_scan &s, const Steps<T> &steps, const Layout<T> &at, Vec<T> *v) {
+    Own<T> own;
+    if (!s.constant_B && !s.constant_C) return own;
+    own.B = s.constant_B ? v + at.B : spread(steps.B, steps.count, s.states, v + at.spread);
+    own.C = s.constant_C ? v + at.C : spread(steps.C, steps.count, s.states, v + at.spread);
+    own.step_B = s.constant_B ? 0 : s.states;
+    own.step_C = s.constant_C ? 0 : s.states;
+    return own;
+}
+
+template <class T, int NB, bool OWN, bool SAFE>
+MAMBINO_INLINE int64_t advance_while(Tile<T> &tile, const Steps<T> &steps, const Own<T> &own, const Layout<T> &at, Vec<T> *v,
+                                     int64_t n) {
+    for (; n + NB <= at.states; n += NB) advance<T, NB, OWN, SAFE>(tile, steps, n, own, v + at.rates + n, v + at.state + n);
+    return n;
+}
+
+// All states through a chunk, as many at a time as there are registers for.
+template <class T, bool SAFE> void advance_all(const mambino_scan &s, Tile<T> &tile, const Steps<T> &steps, const Layout<T> &at, Vec<T> *v) {
+    const Own<T> own = own_couplings(s, steps, at, v);
+    int64_t n = 0;
+    if (own.B) {
+        n = advance_while<T, 4, true, SAFE>(tile, steps, own, at, v, n);
+        advance_while<T, 1, true, SAFE>(tile, steps, own, at, v, n);
+        return;
+    }
+    n = advance_while<T, FORWARD_STATES, false, SAFE>(tile, steps, own, at, v, n);
+    n = advance_while<T, 4, false, SAFE>(tile, steps, own, at, v, n);
+    advance_while<T, 1, false, SAFE>(tile, steps, own, at, v, n);
+}
+
+template <class T>
+void finish(const Tile<T> &tile, const mambino_scan &s, const Steps<T> &steps, int64_t batch, const Block &b) {
+    for (int t = 0; t < steps.count; t++) {
+        Vec<T> out = tile.out[t];
+        if (s.z.data) {
+            const Vec<T> z = load_some(row<T>(s.z, batch, steps.token[t]) + b.channel, b.width);
+            out *= z * sigmoid<T>(z);
+        }
+        T *to = row<T>(s.y, batch, steps.token[t]) + b.channel;
+        if (s.accumulate) out += load_some(to, b.width);
+        store_some(to, out, b.width);
+    }
+}
+
+template <class T> void save_states(const mambino_scan &s, int64_t batch, int64_t chunk, const Block &b, const Vec<T> *h) {
+    for (int64_t n = 0; n < s.states; n++) store_some(saved_row<T>(s, batch, chunk, n) + b.channel, h[n], b.width);
+}
+
+template <class T> size_t forward_scratch(const mambino_scan &s, int64_t blocks) {
+    return size_t(Layout<T>(s, false).size * blocks) * sizeof(Vec<T>);
+}
+
+// Blocks `task.first` to before `task.last` of one sample.
+template <class T> void forward(const Task &task) {
+    const FlushDenormals flush;
+    const mambino_scan &s = *task.scan;
+    const Layout<T> at(s, false);
+    Vec<T> *const memory = (Vec<T> *)task.scratch;
+    const auto of = [&](int64_t block) { return memory + (block - task.first) * at.size; };
+    for (int64_t i = task.first; i < task.last; i++) {
+        read_parameters(s, at, block_at<T>(s, i), of(i));
+        read_state<T>(s, s.state, task.batch, block_at<T>(s, i), of(i) + at.state);
+    }
+    Tile<T> tile;
+    Steps<T> steps, next;
+    next.seek(s, 0);
+    for (int64_t first = 0; first < s.length; first += CHUNK) {
+        steps = next;
+        next.count = 0;
+        if (first + CHUNK < s.length) next.seek(s, first + CHUNK);
+        int64_t group = -1;
+        for (int64_t i = task.first; i < task.last; i++) {
+            const Block b = block_at<T>(s, i);
+            Vec<T> *const v = of(i);
+            if (b.group != group) steps.aim(s, task.batch, group = b.group);
+            if (s.saved) save_states<T>(s, task.batch, first / CHUNK, b, v + at.state);
+            fill(tile, s, s.y, steps, next, task.batch, b, v, at.W);
+            if (NATIVE_SCALE || tile.steepest * steepest_rate(at, v) <= Lanes<T>::most)
+                advance_all<T, false>(s, tile, steps, at, v);
+            else
+                advance_all<T, true>(s, tile, steps, at, v);
+            finish(tile, s, steps, task.batch, b);
+        }
+    }
+    for (int64_t i = task.first; s.last && i < task.last; i++)
+        write_state<T>(s, s.last, task.batch, block_at<T>(s, i), of(i) + at.state);
+}
+
+}  // namespace MAMBINO_TARGET
+}  // namespace mambino

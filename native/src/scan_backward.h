@@ -1,0 +1,293 @@
+// The gradients of the scan: the states of a chunk are computed again from a saved one, then walked back.
+#pragma once
+
+#include "scan.h"
+
+namespace mambino {
+namespace MAMBINO_TARGET {
+
+constexpr int BACKWARD_STATES = 4;  // with twice as many, what is kept of a chunk leaves the nearest cache
+
+template <class T> struct TileBack : Tile<T> {
+    Vec<T> u[CHUNK];
+    Vec<T> slope[CHUNK];                            // of the step size over what went into softplus
+    Vec<T> grad[CHUNK], outer[CHUNK];               // gradient of the output before the gate, and after it
+    Vec<T> into_input[CHUNK], into_step[CHUNK];     // gradients that the states leave
+};
+
+// Scratch of `retreat`: decays, and states before each step after their decay.
+template <class T> struct Trace {
+    Vec<T> decay[CHUNK * BACKWARD_STATES], kept[CHUNK * BACKWARD_STATES];
+};
+
+// Where gradients of B and C are added up: one vector a state, and of each step where the coupling is shared.
+template <class T> struct Sums {
+    Vec<T> *B, *C;
+    int64_t step_B, step_C;
+};
+
+// Run NB states through a chunk again, and the gradients back through them.
+template <class T, int NB, bool OWN, bool SAFE, bool GATE>
+void retreat(TileBack<T> &tile, const Steps<T> &steps, int64_t first, const Own<T> &own, const Sums<T> &sums, const Vec<T> *rates,
+             const Vec<T> *start, Vec<T> *carry, Vec<T> *dA, Trace<T> &trace) {
+    Vec<T> state[NB];
+#pragma GCC unroll 16
+    for (int n = 0; n < NB; n++) state[n] = start[n];
+    for (int t = 0; t < steps.count; t++) {
+        const Vec<T> step = tile.step[t], input = tile.input[t];
+        const T *B = OWN ? nullptr : steps.B[t] + first, *C = OWN ? nullptr : steps.C[t] + first;
+        const Vec<T> *own_B = OWN ? own.B + t * own.step_B + first : nullptr;
+        const Vec<T> *own_C = OWN ? own.C + t * own.step_C + first : nullptr;
+        Vec<T> out = GATE ? tile.out[t] : Vec<T>{};
+#pragma GCC unroll 16
+        for (int n = 0; n < NB; n++) {
+            const Vec<T> decay = exp2_of<T, SAFE>(step, rates[n]), kept = decay * state[n];
+            trace.decay[t * NB + n] = decay;
+            trace.kept[t * NB + n] = kept;
+            state[n] = kept + input * coupling<T, OWN>(B, own_B, n);
+            if constexpr (GATE) out += coupling<T, OWN>(C, own_C, n) * state[n];
+        }
+        if constexpr (GATE) tile.out[t] = out;
+    }
+    Vec<T> back[NB], rate_grad[NB];
+#pragma GCC unroll 16
+    for (int n = 0; n < NB; n++) back[n] = carry[n], rate_grad[n] = dA[n];
+    for (int t = steps.count - 1; t >= 0; t--) {
+        const Vec<T> step = tile.step[t], input = tile.input[t], grad = tile.grad[t];
+        const T *B = OWN ? nullptr : steps.B[t] + first, *C = OWN ? nullptr : steps.C[t] + first;
+        const Vec<T> *own_B = OWN ? own.B + t * own.step_B + first : nullptr;
+        const Vec<T> *own_C = OWN ? own.C + t * own.step_C + first : nullptr;
+        Vec<T> *const sum_B = sums.B + t * sums.step_B + first, *const sum_C = sums.C + t * sums.step_C + first;
+        Vec<T> into_input = tile.into_input[t], into_step = tile.into_step[t];
+#pragma GCC unroll 16
+        for (int n = 0; n < NB; n++) {
+            const Vec<T> b = coupling<T, OWN>(B, own_B, n), kept = trace.kept[t * NB + n];
+            const Vec<T> g = back[n] + coupling<T, OWN>(C, own_C, n) * grad;
+            sum_C[n] += grad * (kept + input * b);
+            sum_B[n] += g * input;
+            into_input += g * b;
+            const Vec<T> q = g * kept;
+            rate_grad[n] += step * q;
+            into_step += q * rates[n];
+            back[n] = trace.decay[t * NB + n] * g;
+        }
+        tile.into_input[t] = into_input;
+        tile.into_step[t] = into_step;
+    }
+#pragma GCC unroll 16
+    for (int n = 0; n < NB; n++) carry[n] = back[n], dA[n] = rate_grad[n];
+}
+
+template <class T, int NB, bool OWN, bool SAFE, bool GATE>
+MAMBINO_INLINE int64_t retreat_while(TileBack<T> &tile, const Steps<T> &steps, const Own<T> &own, const Sums<T> &sums,
+                                     const Layout<T> &at, Vec<T> *v, Trace<T> &trace, int64_t n) {
+    for (; n + NB <= at.states; n += NB)
+        retreat<T, NB, OWN, SAFE, GATE>(tile, steps, n, own, sums, v + at.rates + n, v + at.state + n, v + at.carry + n,
+                                        v + at.dA + n, trace);
+    return n;
+}
+
+template <class T, bool SAFE, bool GATE>
+void retreat_all(const mambino_scan &s, TileBack<T> &tile, const Steps<T> &steps, const Layout<T> &at, Vec<T> *v, Vec<T> *of_tokens,
+                 int64_t stride, Trace<T> &trace) {
+    const Own<T> own = own_couplings(s, steps, at, v);
+    const Sums<T> sums = {s.constant_B ? v + at.dB : of_tokens, s.constant_C ? v + at.dC : of_tokens + s.states,
+                          s.constant_B ? 0 : stride, s.constant_C ? 0 : stride};
+    int64_t n = 0;
+    if (own.B) {
+        retreat_while<T, 1, true, SAFE, GATE>(tile, steps, own, sums, at, v, trace, n);
+        return;
+    }
+    n = retreat_while<T, BACKWARD_STATES, false, SAFE, GATE>(tile, steps, own, sums, at, v, trace, n);
+    retreat_while<T, 1, false, SAFE, GATE>(tile, steps, own, sums, at, v, trace, n);
+}
+
+// What of each token is summed over channels: B, C and what the step size is made of.
+MAMBINO_INLINE int64_t sum_width(const mambino_scan &s) { return (2 * s.states + s.rank) | 1; }
+
+template <class T>
+void fill_back(TileBack<T> &tile, const Task &task, const Steps<T> &steps, const Steps<T> &next, const Block &b, const Vec<T> *v,
+               int64_t W) {
+    const mambino_scan &s = *task.scan;
+    fill<T>(tile, s, task.gradients->u, steps, next, task.batch, b, v, W);
+    for (int t = 0; t < steps.count; t++) {
+        const int64_t token = steps.token[t];
+        if (t < next.count) {
+            prefetch<T>(task.gradients->y, task.batch, next.token[t], b.channel);
+            if (!s.rank) prefetch<T, 1>(task.gradients->delta, task.batch, next.token[t], b.channel);
+            if (s.z.data) prefetch<T, 1>(task.gradients->z, task.batch, next.token[t], b.channel);
+        }
+        tile.u[t] = load_some(row<T>(s.u, task.batch, token) + b.channel, b.width);
+        tile.slope[t] = splat<T>(1);
+        if (s.softplus) tile.slope[t] = sigmoid<T>(raw_step<T>(s, row<T>(s.delta, task.batch, token), b, v, W));
+        const Vec<T> outer = load_some(row<T>(task.gradients->y, task.batch, token) + b.channel, b.width);
+        tile.outer[t] = tile.grad[t] = outer;
+        if (s.z.data) {
+            const Vec<T> z = load_some(row<T>(s.z, task.batch, token) + b.channel, b.width);
+            tile.grad[t] = outer * (z * sigmoid<T>(z));
+        }
+        tile.into_input[t] = tile.into_step[t] = Vec<T>{};
+    }
+}
+
+template <class T> MAMBINO_INLINE void put(const mambino_rows &rows, int64_t batch, int64_t token, const Block &b, Vec<T> x, bool add) {
+    T *to = row<T>(rows, batch, token) + b.channel;
+    store_some(to, add ? x + load_some(to, b.width) : x, b.width);
+}
+
+// Write what a chunk of a block gives to its own tokens, and add up the rest.
+template <class T>
+void finish_back(const TileBack<T> &tile, const Task &task, const Steps<T> &steps, const Block &b, const Layout<T> &at, Vec<T> *v,
+                 Vec<T> *sums, int64_t stride) {
+    const mambino_scan &s = *task.scan;
+    const mambino_scan_gradients &g = *task.gradients;
+    for (int t = 0; t < steps.count; t++) {
+        const int64_t token = steps.token[t];
+        const Vec<T> grad = tile.grad[t];
+        const Vec<T> into_step = (tile.into_input[t] * tile.u[t] + tile.into_step[t] * T(LN2)) * tile.slope[t];
+        put<T>(g.u, task.batch, token, b, tile.into_input[t] * tile.step[t] + v[0] * grad, s.accumulate);
+        v[at.dD] += grad * tile.u[t];
+        v[at.dD + 1] += into_step;
+        if (s.z.data) {
+            const Vec<T> z = load_some(row<T>(s.z, task.batch, token) + b.channel, b.width), gate = sigmoid<T>(z);
+            const Vec<T> slope = gate * (1 + z * (1 - gate));
+            put<T>(g.z, task.batch, token, b, tile.outer[t] * tile.out[t] * slope, s.accumulate);
+        }
+        if (!s.rank) put<T>(g.delta, task.batch, token, b, into_step, s.accumulate);
+        const T *from = row<T>(s.delta, task.batch, token);
+        for (int64_t r = 0; r < s.rank; r++) {
+            sums[t * stride + 2 * s.states + r] += into_step * v[at.W + r];
+            v[at.dW + r] += into_step * from[r];
+        }
+    }
+}
+
+template <class T> size_t sums_count(const mambino_scan &s) {
+    const size_t all = size_t(CHUNK * sum_width(s)), lanes = Lanes<T>::count;
+    return (all + lanes - 1) / lanes * lanes;
+}
+
+template <class T> size_t backward_scratch(const mambino_scan &s, int64_t blocks) {
+    return (size_t(Layout<T>(s, true).size * blocks) + sums_count<T>(s)) * sizeof(Vec<T>) + sizeof(Trace<T>);
+}
+
+// The gradients of a block that are summed over its steps, as one record: W, A, B, C, D and bias, then the first state.
+template <class T> size_t channel_sum(const mambino_scan &s) {
+    const Layout<T> at(s, true);
+    return size_t(at.size - at.dW) * sizeof(Vec<T>);
+}
+
+template <class T> void load_saved(const mambino_scan &s, int64_t batch, int64_t chunk, const Block &b, Vec<T> *h) {
+    for (int64_t n = 0; n < s.states; n++) h[n] = load_some(saved_row<T>(s, batch, chunk, n) + b.channel, b.width);
+}
+
+template <class T>
+void run_back(const Task &task, TileBack<T> &tile, const Steps<T> &steps, const Layout<T> &at, Vec<T> *v, Vec<T> *sums,
+              int64_t stride, Trace<T> &trace) {
+    const mambino_scan &s = *task.scan;
+    const bool safe = !NATIVE_SCALE && !(tile.steepest * steepest_rate(at, v) <= Lanes<T>::most);
+    if (s.z.data)
+        safe ? retreat_all<T, true, true>(s, tile, steps, at, v, sums, stride, trace)
+             : retreat_all<T, false, true>(s, tile, steps, at, v, sums, stride, trace);
+    else
+        safe ? retreat_all<T, true, false>(s, tile, steps, at, v, sums, stride, trace)
+             : retreat_all<T, false, false>(s, tile, steps, at, v, sums, stride, trace);
+}
+
+// Blocks `task.first` to before `task.last` of one sample, all of one group.
+template <class T> void backward(const Task &task) {
+    const FlushDenormals flush;
+    const mambino_scan &s = *task.scan;
+    const Layout<T> at(s, true);
+    Trace<T> &trace = *(Trace<T> *)task.scratch;
+    Vec<T> *const sums = (Vec<T> *)(&trace + 1), *const memory = sums + sums_count<T>(s);
+    const auto of = [&](int64_t block) { return memory + (block - task.first) * at.size; };
+    for (int64_t i = task.first; i < task.last; i++) {
+        memset(of(i), 0, size_t(at.size) * sizeof(Vec<T>));
+        read_parameters(s, at, block_at<T>(s, i), of(i));
+        read_state<T>(s, task.gradients->last, task.batch, block_at<T>(s, i), of(i) + at.carry);
+    }
+    const int64_t stride = sum_width(s), chunks = (s.length + CHUNK - 1) / CHUNK;
+    const bool summed = s.rank || !s.constant_B || !s.constant_C;
+    TileBack<T> tile;
+    Steps<T> steps, next;
+    next.seek(s, (chunks - 1) * CHUNK);
+    for (int64_t chunk = chunks - 1; chunk >= 0; chunk--) {
+        steps = next;
+        next.count = 0;
+        if (chunk) next.seek(s, (chunk - 1) * CHUNK);
+        steps.aim(s, task.batch, block_at<T>(s, task.first).group);
+        if (summed) memset(sums, 0, sums_count<T>(s) * sizeof(Vec<T>));
+        for (int64_t i = task.first; i < task.last; i++) {
+            const Block b = block_at<T>(s, i);
+            Vec<T> *const v = of(i);
+            load_saved<T>(s, task.batch, chunk, b, v + at.state);
+            fill_back(tile, task, steps, next, b, v, at.W);
+            run_back(task, tile, steps, at, v, sums, stride, trace);
+            finish_back(tile, task, steps, b, at, v, sums, stride);
+        }
+        T *to = (T *)task.token_sums + chunk * CHUNK * stride;
+        constexpr int lanes = Lanes<T>::count;
+        const int64_t all = summed ? steps.count * stride : 0;
+        for (int64_t i = 0; i < all; i += lanes)
+            store_some(to + i, row_sums<T, lanes>(sums + i), all - i < lanes ? int(all - i) : lanes);
+    }
+    for (int64_t i = task.first; i < task.last; i++)
+        memcpy((char *)task.channel_sums + size_t(i) * channel_sum<T>(s), of(i) + at.dW, channel_sum<T>(s));
+}
+
+// Numbers `from` to before `from + count` of a token, summed over the parts, to one row.
+template <class T>
+MAMBINO_INLINE void sum_row(T *to, const void *const *parts, int parts_count, int64_t from, int64_t count, bool add) {
+    for (int64_t i = 0; i < count; i++) {
+        T sum = ((const T *)parts[0])[from + i];
+        for (int part = 1; part < parts_count; part++) sum += ((const T *)parts[part])[from + i];
+        to[i] = add ? to[i] + sum : sum;
+    }
+}
+
+template <class T>
+void sum_tokens(const Task &task, int64_t group, const void *const *parts, int count, int64_t begin, int64_t end) {
+    const mambino_scan &s = *task.scan;
+    const mambino_scan_gradients &g = *task.gradients;
+    const int64_t stride = sum_width(s), n = s.states;
+    for (int64_t t = begin; t < end; t++) {
+        const int64_t token = s.order ? s.order[t] : t, at = t * stride;
+        T *const B = row<T>(g.B, task.batch, token) + group * g.B.group;
+        T *const C = row<T>(g.C, task.batch, token) + group * g.C.group;
+        if (!s.constant_B) sum_row<T>(B, parts, count, at, n, s.accumulate);
+        if (!s.constant_C) sum_row<T>(C, parts, count, at + n, n, s.accumulate);
+        // Every group has a share in what the step size is made of; they come one after the other.
+        if (s.rank)
+            sum_row<T>(row<T>(g.delta, task.batch, token), parts, count, at + 2 * n, s.rank, s.accumulate || group > 0);
+    }
+}
+
+template <class T> void sum_channels(const mambino_scan &s, const mambino_scan_gradients &g, const void *records) {
+    const Layout<T> at(s, true);
+    const int64_t count = blocks<T>(s), size = int64_t(channel_sum<T>(s) / sizeof(Vec<T>));
+    for (int64_t i = 0; i < count; i++) {
+        const Block b = block_at<T>(s, i);
+        const auto total = [&](int64_t place) {
+            Vec<T> sum = {};
+            for (int64_t batch = 0; batch < s.batch; batch++)
+                sum += ((const Vec<T> *)records)[(batch * count + i) * size + place - at.dW];
+            return sum;
+        };
+        const auto matrix = [&](void *to, int64_t place, int64_t columns) {
+            for (int64_t k = 0; to && k < columns; k++)
+                scattered((T *)to + b.channel * columns + k, columns, b.width, total(place + k));
+        };
+        matrix(g.W, at.dW, s.rank);
+        matrix(g.A, at.dA, s.states);
+        if (s.constant_B) matrix(g.B.data, at.dB, s.states);
+        if (s.constant_C) matrix(g.C.data, at.dC, s.states);
+        matrix(g.D, at.dD, 1);
+        matrix(g.bias, at.dD + 1, 1);
+        for (int64_t batch = 0; g.state && batch < s.batch; batch++)
+            write_state<T>(s, g.state, batch, b, (const Vec<T> *)records + (batch * count + i) * size + at.carry - at.dW);
+    }
+}
+
+}  // namespace MAMBINO_TARGET
+}  // namespace mambino

@@ -1,0 +1,227 @@
+// Vectors of one instruction set, and the few functions of them that the kernels need.
+//
+// GNU vector extensions, so that one source serves every width; GCC and Clang have them, and clang-cl on Windows.
+// Nothing of the standard library is used here: its templates, compiled for a newer processor, could be what the
+// linker keeps for all.
+#pragma once
+
+#include <stdint.h>
+#include <string.h>
+
+#include "mambino/scan.h"
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#define MAMBINO_BYTES 64
+#elif defined(__AVX2__)
+#include <immintrin.h>
+#define MAMBINO_BYTES 32
+#else
+#define MAMBINO_BYTES 16
+#endif
+
+#define MAMBINO_INLINE static inline __attribute__((always_inline))
+
+namespace mambino {
+namespace MAMBINO_TARGET {
+
+template <class T> struct Lanes;
+template <> struct Lanes<float> {
+    typedef float Vec __attribute__((vector_size(MAMBINO_BYTES)));
+    typedef int32_t Int __attribute__((vector_size(MAMBINO_BYTES)));
+    typedef int32_t Whole;
+    static constexpr int count = MAMBINO_BYTES / 4, mantissa = 23, most = 126;
+    static constexpr float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to a whole number
+};
+template <> struct Lanes<double> {
+    typedef double Vec __attribute__((vector_size(MAMBINO_BYTES)));
+    typedef int64_t Int __attribute__((vector_size(MAMBINO_BYTES)));
+    typedef int64_t Whole;
+    static constexpr int count = MAMBINO_BYTES / 8, mantissa = 52, most = 1022;
+    static constexpr double magic = 6755399441055744.0;  // 1.5 * 2^52
+};
+
+template <class T> using Vec = typename Lanes<T>::Vec;
+
+constexpr double LOG2E = 1.4426950408889634, LN2 = 0.6931471805599453;
+
+template <class T> MAMBINO_INLINE Vec<T> splat(T x) { return x - Vec<T>{}; }
+
+template <class T> MAMBINO_INLINE Vec<T> load(const T *from) {
+    Vec<T> x;
+    memcpy(&x, from, sizeof x);
+    return x;
+}
+
+template <class T> MAMBINO_INLINE void store(T *to, Vec<T> x) { memcpy(to, &x, sizeof x); }
+
+// The first `count` lanes; the others are zero.
+template <class T> MAMBINO_INLINE Vec<T> load_some(const T *from, int count) {
+    if (count == Lanes<T>::count) return load(from);
+    T lanes[Lanes<T>::count] = {};
+    for (int i = 0; i < count; i++) lanes[i] = from[i];
+    return load(lanes);
+}
+
+template <class T> MAMBINO_INLINE void store_some(T *to, Vec<T> x, int count) {
+    if (count == Lanes<T>::count) return store(to, x);
+    T lanes[Lanes<T>::count];
+    store(lanes, x);
+    for (int i = 0; i < count; i++) to[i] = lanes[i];
+}
+
+template <class T> MAMBINO_INLINE T *row(const mambino_rows &rows, int64_t batch, int64_t token) {
+    return (T *)rows.data + batch * rows.batch + token * rows.token;
+}
+
+// Every `stride`-th number, `width` of them.
+template <class T> MAMBINO_INLINE Vec<T> gathered(const T *from, int64_t stride, int width) {
+    T lanes[Lanes<T>::count] = {};
+    for (int i = 0; i < width; i++) lanes[i] = from[i * stride];
+    return load(lanes);
+}
+
+template <class T> MAMBINO_INLINE void scattered(T *to, int64_t stride, int width, Vec<T> x) {
+    T lanes[Lanes<T>::count];
+    store(lanes, x);
+    for (int i = 0; i < width; i++) to[i * stride] = lanes[i];
+}
+
+template <class T> MAMBINO_INLINE Vec<T> larger(Vec<T> a, Vec<T> b) { return a < b ? b : a; }  // a NaN in a stays
+template <class T> MAMBINO_INLINE Vec<T> smaller(Vec<T> a, Vec<T> b) { return a > b ? b : a; }
+template <class T> MAMBINO_INLINE Vec<T> magnitude(Vec<T> a) { return a < 0 ? -a : a; }
+
+template <class T> MAMBINO_INLINE T largest(Vec<T> x) {
+    T most = x[0];
+    for (int i = 1; i < Lanes<T>::count; i++) most = x[i] > most || x[i] != x[i] ? x[i] : most;
+    return most;
+}
+
+// 2^f for |f| <= 1/2. float: relative error 1.4e-7 at the ends, falling to none at 0, where decays of slow states
+// lie and errors add up; double: Taylor's series.
+MAMBINO_INLINE Vec<float> power(Vec<float> f) {
+    Vec<float> p = splat(0.0013266517f);
+    p = p * f + 0.0096663777f;
+    p = p * f + 0.0555067250f;
+    p = p * f + 0.2402234803f;
+    p = p * f + 0.6931470821f;
+    return p * f + 1.0f;
+}
+
+MAMBINO_INLINE Vec<double> power(Vec<double> f) {
+    constexpr double series[] = {1.3691488853904129e-12, 2.5678435993488202e-11, 4.4455382718708114e-10,
+                                 7.054911620801123e-09,  1.01780860092397e-07,   1.321548679014431e-06,
+                                 1.525273380405984e-05,  0.0001540353039338161,  0.0013333558146428443,
+                                 0.009618129107628477,   0.05550410866482158,    0.24022650695910072,
+                                 0.6931471805599453,     1.0};
+    Vec<double> p = splat(series[0]);
+#pragma GCC unroll 16
+    for (int i = 1; i < 14; i++) p = p * f + series[i];
+    return p;
+}
+
+// p 2^n for whole n.
+template <class T> MAMBINO_INLINE Vec<T> scaled(Vec<T> p, Vec<T> n, Vec<T> rounded) {
+#if defined(__AVX512F__)
+    (void)rounded;
+    if constexpr (sizeof(T) == 4)
+        return (Vec<T>)_mm512_maskz_scalef_ps(0xffff, (__m512)p, (__m512)n);
+    else
+        return (Vec<T>)_mm512_maskz_scalef_pd(0xff, (__m512d)p, (__m512d)n);
+#else
+    (void)n;
+    typedef typename Lanes<T>::Int Int;
+    return (Vec<T>)((Int)p + ((Int)rounded << Lanes<T>::mantissa));
+#endif
+}
+
+#if defined(__AVX512F__)
+constexpr bool NATIVE_SCALE = true;  // of any exponent, to zero and to infinity
+#else
+constexpr bool NATIVE_SCALE = false;
+#endif
+
+// 2^(a b). Unless SAFE, |a b| must be at most Lanes::most.
+template <class T, bool SAFE> MAMBINO_INLINE Vec<T> exp2_of(Vec<T> a, Vec<T> b) {
+    if constexpr (SAFE && !NATIVE_SCALE) {
+        const Vec<T> most = splat<T>(Lanes<T>::most);
+        const Vec<T> x = smaller<T>(larger<T>(a * b, -most), most);
+        const Vec<T> rounded = x + Lanes<T>::magic, n = rounded - Lanes<T>::magic;
+        return scaled<T>(power(x - n), n, rounded);
+    } else {
+        const Vec<T> rounded = a * b + Lanes<T>::magic, n = rounded - Lanes<T>::magic;
+        return scaled<T>(power(a * b - n), n, rounded);
+    }
+}
+
+template <class T> MAMBINO_INLINE Vec<T> exp_of(Vec<T> x) { return exp2_of<T, true>(x, splat<T>(T(LOG2E))); }
+
+// log(1 + x) for 0 <= x <= 1, by the series of the inverse hyperbolic tangent.
+template <class T> MAMBINO_INLINE Vec<T> log1p_of(Vec<T> x) {
+    constexpr int terms = sizeof(T) == 4 ? 7 : 17;
+    const Vec<T> s = x / (x + 2), square = s * s;
+    Vec<T> sum = splat<T>(T(1) / (2 * terms - 1));
+#pragma GCC unroll 20
+    for (int i = terms - 2; i >= 0; i--) sum = sum * square + T(1) / (2 * i + 1);
+    return 2 * s * sum;
+}
+
+template <class T> MAMBINO_INLINE Vec<T> softplus(Vec<T> x) {
+    return larger<T>(x, Vec<T>{}) + log1p_of<T>(exp_of<T>(-magnitude<T>(x)));
+}
+
+template <class T> MAMBINO_INLINE Vec<T> sigmoid(Vec<T> x) {
+    const Vec<T> e = exp_of<T>(-magnitude<T>(x));
+    return (x < 0 ? e : splat<T>(1)) / (e + 1);
+}
+
+template <int... I> struct Numbers {};
+template <int N, int... I> struct Count : Count<N - 1, N - 1, I...> {};
+template <int... I> struct Count<0, I...> {
+    typedef Numbers<I...> Type;
+};
+
+template <int COUNT, int RUN, int HALF> constexpr int lane_from(int i) {
+    return (i < COUNT / 2 ? 0 : COUNT) + i % (COUNT / 2) / RUN * 2 * RUN + i % RUN + HALF * RUN;
+}
+
+// Of each 2 RUN lanes of a, then of b, the first half or (HALF) the second.
+template <class T, int RUN, int HALF, int... I> MAMBINO_INLINE Vec<T> halves(Vec<T> a, Vec<T> b, Numbers<I...>) {
+    constexpr int count = Lanes<T>::count;
+#if defined(__clang__)
+    return __builtin_shufflevector(a, b, (lane_from<count, RUN, HALF>(I))...);
+#else
+    return __builtin_shuffle(a, b, (typename Lanes<T>::Int){lane_from<count, RUN, HALF>(I)...});
+#endif
+}
+
+// Sums of the lanes of N vectors: N runs of lanes, each with what is left to add up of one vector.
+template <class T, int N> MAMBINO_INLINE Vec<T> row_sums(const Vec<T> *rows) {
+    if constexpr (N == 1) {
+        return rows[0];
+    } else {
+        constexpr int run = Lanes<T>::count / N;
+        const Vec<T> a = row_sums<T, N / 2>(rows), b = row_sums<T, N / 2>(rows + N / 2);
+        typedef typename Count<Lanes<T>::count>::Type All;
+        return halves<T, run, 0>(a, b, All{}) + halves<T, run, 1>(a, b, All{});
+    }
+}
+
+// State and outputs that fade away become denormal numbers, which take many times longer; flush them to zero.
+struct FlushDenormals {
+#if defined(__x86_64__) || defined(_M_X64)
+    unsigned before;
+    FlushDenormals() : before(__builtin_ia32_stmxcsr()) { __builtin_ia32_ldmxcsr(before | 0x8040); }
+    ~FlushDenormals() { __builtin_ia32_ldmxcsr(before); }
+#elif defined(__aarch64__)
+    uint64_t before;
+    FlushDenormals() {
+        __asm__ volatile("mrs %0, fpcr" : "=r"(before));
+        __asm__ volatile("msr fpcr, %0" : : "r"(before | (uint64_t(1) << 24)));
+    }
+    ~FlushDenormals() { __asm__ volatile("msr fpcr, %0" : : "r"(before)); }
+#endif
+};
+
+}  // namespace MAMBINO_TARGET
+}  // namespace mambino

@@ -1,0 +1,116 @@
+// Work shared among threads that wait for it.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#if defined(_WIN32)
+#include <process.h>
+#define getpid _getpid
+#else
+#include <unistd.h>
+#endif
+
+namespace mambino {
+
+// Threads of one process. It is never destroyed: threads that wait when the program ends end with it.
+class Pool {
+public:
+    // Call work(context, 0) to work(context, count - 1), on at most `threads` threads, the calling one among them.
+    // A call from a second thread, while the first one is at work, does all by itself.
+    static void run(int64_t count, int threads, void (*work)(void *, int64_t), void *context) {
+        if (threads < 2 || count < 2 || !here().share(count, threads, work, context))
+            for (int64_t i = 0; i < count; i++) work(context, i);
+    }
+
+private:
+    explicit Pool(long owner) : owner_(owner) {}
+
+    // The threads of a process do not survive a fork, so each process has a pool of its own.
+    static Pool &here() {
+        static std::atomic<Pool *> current{nullptr};
+        const long process = long(getpid());
+        Pool *pool = current.load();
+        if (pool && pool->owner_ == process) return *pool;
+        Pool *const fresh = new Pool(process);
+        while (!pool || pool->owner_ != process)
+            if (current.compare_exchange_weak(pool, fresh)) return *fresh;
+        delete fresh;
+        return *pool;
+    }
+
+    bool share(int64_t count, int threads, void (*work)(void *, int64_t), void *context) {
+        std::unique_lock<std::mutex> alone(busy_, std::try_to_lock);
+        if (!alone) return false;
+        const int helpers = int(count < threads ? count : threads) - 1;
+        {
+            std::lock_guard<std::mutex> guard(mutex_);
+            while (int(workers_.size()) < helpers) {
+                const int index = int(workers_.size());
+                try {
+                    workers_.emplace_back([this, index] { serve(index); });
+                } catch (const std::system_error &) {
+                    break;  // no more threads are to be had: the others do the work
+                }
+                workers_.back().detach();
+            }
+            wanted_ = int(workers_.size()) < helpers ? int(workers_.size()) : helpers;
+            work_ = work, context_ = context, count_ = count, next_ = 0, left_ = wanted_;
+            round_++;
+        }
+        wake_.notify_all();
+        take();
+        std::unique_lock<std::mutex> lock(mutex_);
+        done_.wait(lock, [this] { return left_ == 0; });
+        return true;
+    }
+
+    void take() {
+        for (int64_t i; (i = next_.fetch_add(1)) < count_;) work_(context_, i);
+    }
+
+    void serve(int index) {
+        uint64_t seen = 0;
+        std::unique_lock<std::mutex> lock(mutex_);
+        for (;;) {
+            wake_.wait(lock, [&] { return round_ != seen; });
+            seen = round_;
+            if (index >= wanted_) continue;
+            lock.unlock();
+            take();
+            lock.lock();
+            if (--left_ == 0) done_.notify_one();
+        }
+    }
+
+    const long owner_;
+    std::mutex busy_, mutex_;
+    std::condition_variable wake_, done_;
+    std::vector<std::thread> workers_;
+    void (*work_)(void *, int64_t) = nullptr;
+    void *context_ = nullptr;
+    int64_t count_ = 0;
+    std::atomic<int64_t> next_{0};
+    int wanted_ = 0, left_ = 0;
+    uint64_t round_ = 0;
+};
+
+// Run `work` for each item, on at most so many threads.
+template <class Item, class Work> void share(const std::vector<Item> &items, int threads, const Work &work) {
+    struct Context {
+        const std::vector<Item> &items;
+        const Work &work;
+    } context{items, work};
+    Pool::run(
+        int64_t(items.size()), threads,
+        [](void *of, int64_t i) {
+            const Context &known = *(const Context *)of;
+            known.work(known.items[size_t(i)]);
+        },
+        &context);
+}
+
+}  // namespace mambino

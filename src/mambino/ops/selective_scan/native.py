@@ -1,0 +1,365 @@
+"""The scan and the causal convolution in C++ (native/), called through ctypes."""
+
+import ctypes
+import math
+import os
+import sys
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mambino.errors import Error, ShapeError
+
+CHUNK = 32
+"""Steps between two states that the gradient starts from; as MAMBINO_CHUNK in native/include/mambino/scan.h."""
+
+_SUFFIXES = {"win32": ".dll", "darwin": ".so"}
+_ADVICE = "install a C++ compiler and mambino again, or a wheel made for this platform"
+
+
+class _Rows(ctypes.Structure):
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("batch", ctypes.c_int64),
+        ("token", ctypes.c_int64),
+        ("group", ctypes.c_int64),
+    )
+
+
+def _fields(kind: type, names: str) -> list[tuple[str, type]]:
+    return [(name, kind) for name in names.split()]
+
+
+class _Scan(ctypes.Structure):
+    _fields_ = (
+        *_fields(ctypes.c_int64, "batch length channels states groups rank"),
+        *_fields(ctypes.c_int32, "softplus accumulate constant_B constant_C"),
+        *_fields(_Rows, "u delta B C z y"),
+        *_fields(ctypes.c_void_p, "A W D bias state order last saved"),
+    )
+
+
+class _ScanGradients(ctypes.Structure):
+    _fields_ = (
+        ("y", _Rows),
+        ("last", ctypes.c_void_p),
+        *_fields(_Rows, "u delta B C z"),
+        *_fields(ctypes.c_void_p, "A W D bias state"),
+    )
+
+
+class _Conv(ctypes.Structure):
+    _fields_ = (
+        *_fields(ctypes.c_int64, "batch length channels kernel"),
+        ("silu", ctypes.c_int32),
+        *_fields(_Rows, "x y"),
+        *_fields(ctypes.c_void_p, "weight bias before"),
+    )
+
+
+class _ConvGradients(ctypes.Structure):
+    _fields_ = (("y", _Rows), ("x", _Rows), *_fields(ctypes.c_void_p, "weight bias"))
+
+
+class _Norm(ctypes.Structure):
+    _fields_ = (
+        *_fields(ctypes.c_int64, "batch length channels groups"),
+        ("eps", ctypes.c_double),
+        ("relu", ctypes.c_int32),
+        *_fields(_Rows, "x y"),
+        *_fields(ctypes.c_void_p, "weight bias mean scale"),
+    )
+
+
+class Inputs(NamedTuple):
+    """What a scan is made of; all of one type, float32 or float64.
+
+    u and z are [b l d]; delta is [b l d], or [b l r] with W [d r]; B and C are [b l g n] or [d n]; A is [d n];
+    D and bias are [d]; state is [b d n]; order is [l], int32: the token of each step. Channels lie side by side.
+    """
+
+    u: Tensor
+    delta: Tensor
+    A: Tensor
+    B: Tensor
+    C: Tensor
+    D: Tensor | None
+    z: Tensor | None
+    bias: Tensor | None
+    state: Tensor | None
+    W: Tensor | None
+    order: Tensor | None
+
+
+def missing() -> str:
+    """Say why the library cannot be used here; empty where it can."""
+    return _load()[1]
+
+
+def instruction_set() -> str:
+    """Return the name of the instruction set in use: "avx512", "avx2", "neon" or "plain"."""
+    return str(_library().mambino_isa().decode())
+
+
+def instruction_sets() -> tuple[str, ...]:
+    """Return those that the library has and this processor runs, best first."""
+    return tuple(_library().mambino_isas().decode().split())
+
+
+def use_instruction_set(name: str) -> None:
+    """Take another instruction set than the best one, for tests and comparisons.
+
+    Raises:
+        Error: the library or this processor does not have it.
+    """
+    if _library().mambino_set_isa(name.encode()):
+        raise Error(
+            f"the instruction set {name!r} is not to be had here", hint=f"choose from {', '.join(instruction_sets())}"
+        )
+
+
+def scan(inputs: Inputs, *, softplus: bool, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Return y [b l d], the last state [b d n], and the states that the gradient starts from (if `keep`)."""
+    inputs = _side_by_side(inputs)
+    u, size = inputs.u, inputs.A.shape[1]
+    batch, length, channels = u.shape
+    y, last = torch.empty_like(u, memory_format=torch.contiguous_format), u.new_empty(batch, channels, size)
+    saved = u.new_empty(saved_shape(batch, length, channels, size) if keep else (0,))
+    call = _scan_call(inputs, y, last, saved if keep else None, softplus=softplus)
+    _check(_library().mambino_scan_forward(ctypes.byref(call), u.element_size(), torch.get_num_threads()))
+    return y, last, saved
+
+
+def scan_backward(
+    grad: Tensor, grad_last: Tensor, inputs: Inputs, saved: Tensor, *, softplus: bool
+) -> tuple[Tensor | None, ...]:
+    """Return the gradients of all inputs but the order; None where there is no input."""
+    inputs, grad, grad_last = _side_by_side(inputs), _rowwise(grad), grad_last.contiguous()
+    room = [None if x is None else torch.empty_like(x, memory_format=torch.contiguous_format) for x in inputs[:-1]]
+    u, delta, A, B, C, D, z, bias, state, W = room
+    call = _scan_call(inputs, None, None, saved, softplus=softplus)
+    out = _ScanGradients(
+        y=_rows(grad),
+        last=_pointer(grad_last),
+        u=_rows(u),
+        delta=_rows(delta),
+        B=_coupling(B),
+        C=_coupling(C),
+        z=_rows(z),
+        A=_pointer(A),
+        W=_pointer(W),
+        D=_pointer(D),
+        bias=_pointer(bias),
+        state=_pointer(state),
+    )
+    call.y = out.y  # nothing is written to it
+    size = inputs.u.element_size()
+    _check(_library().mambino_scan_backward(ctypes.byref(call), ctypes.byref(out), size, torch.get_num_threads()))
+    return tuple(room)
+
+
+def saved_shape(batch: int, length: int, channels: int, size: int) -> tuple[int, ...]:
+    """Return the shape of the states that the gradient starts from: one before each chunk."""
+    return (batch, math.ceil(length / CHUNK), size, channels)
+
+
+def conv(x: Tensor, weight: Tensor, bias: Tensor | None, before: Tensor | None, *, silu: bool) -> Tensor:
+    """Convolve each channel of x [b l d] with weight [d k] over this and earlier tokens; `before` is [b k-1 d]."""
+    x = _rowwise(x)
+    y = torch.empty_like(x, memory_format=torch.contiguous_format)
+    call = _conv_call(x, weight, bias, before, silu=silu)
+    call.y = _rows(y)
+    _check(_library().mambino_conv_forward(ctypes.byref(call), x.element_size(), torch.get_num_threads()))
+    return y
+
+
+def conv_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, *, silu: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return the gradients of x, weight and bias."""
+    x, grad = _rowwise(x), _rowwise(grad)
+    room = [torch.empty_like(t, memory_format=torch.contiguous_format) for t in (x, weight)]
+    room_bias = None if bias is None else torch.empty_like(bias)
+    call = _conv_call(x, weight, bias, None, silu=silu)
+    out = _ConvGradients(y=_rows(grad), x=_rows(room[0]), weight=_pointer(room[1]), bias=_pointer(room_bias))
+    call.y = out.y
+    size = x.element_size()
+    _check(_library().mambino_conv_backward(ctypes.byref(call), ctypes.byref(out), size, torch.get_num_threads()))
+    return room[0], room[1], room_bias
+
+
+def norm(
+    x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, *, relu: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Normalise x [b l d] by groups of channels; return it, and mean and inverse deviation, [b g]."""
+    x = _rowwise(x)
+    y = torch.empty_like(x, memory_format=torch.contiguous_format)
+    mean, scale = (x.new_empty(x.shape[0], groups) for _ in range(2))
+    call = _norm_call(x, weight, bias, mean, scale, groups, eps, relu=relu)
+    call.y = _rows(y)
+    _check(_library().mambino_norm_forward(ctypes.byref(call), x.element_size(), torch.get_num_threads()))
+    return y, mean, scale
+
+
+def norm_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, scale: Tensor, *, relu: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of x, weight and bias."""
+    x, grad = _rowwise(x), _rowwise(grad)
+    dx, dw, db = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (x, weight, bias))
+    call = _norm_call(x, weight, bias, mean, scale, mean.shape[1], 0.0, relu=relu)
+    out = _ConvGradients(y=_rows(grad), x=_rows(dx), weight=_pointer(dw), bias=_pointer(db))
+    call.y = out.y
+    size = x.element_size()
+    _check(_library().mambino_norm_backward(ctypes.byref(call), ctypes.byref(out), size, torch.get_num_threads()))
+    return dx, dw, db
+
+
+def _norm_call(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    mean: Tensor,
+    scale: Tensor,
+    groups: int,
+    eps: float,
+    *,
+    relu: bool,
+) -> _Norm:
+    batch, length, channels = x.shape
+    return _Norm(
+        batch=batch,
+        length=length,
+        channels=channels,
+        groups=groups,
+        eps=eps,
+        relu=relu,
+        x=_rows(x),
+        weight=_pointer(weight),
+        bias=_pointer(bias),
+        mean=_pointer(mean),
+        scale=_pointer(scale),
+    )
+
+
+def _scan_call(inputs: Inputs, y: Tensor | None, last: Tensor | None, saved: Tensor | None, *, softplus: bool) -> _Scan:
+    batch, length, channels = inputs.u.shape
+    groups = [m.shape[2] for m in (inputs.B, inputs.C) if m.dim() == 4]
+    return _Scan(
+        batch=batch,
+        length=length,
+        channels=channels,
+        states=inputs.A.shape[1],
+        groups=max(groups, default=1),
+        rank=0 if inputs.W is None else inputs.W.shape[1],
+        softplus=softplus,
+        constant_B=inputs.B.dim() == 2,
+        constant_C=inputs.C.dim() == 2,
+        u=_rows(inputs.u),
+        delta=_rows(inputs.delta),
+        B=_coupling(inputs.B),
+        C=_coupling(inputs.C),
+        z=_rows(inputs.z),
+        y=_rows(y),
+        A=_pointer(inputs.A),
+        W=_pointer(inputs.W),
+        D=_pointer(inputs.D),
+        bias=_pointer(inputs.bias),
+        state=_pointer(inputs.state),
+        order=_pointer(inputs.order),
+        last=_pointer(last),
+        saved=_pointer(saved),
+    )
+
+
+def _conv_call(x: Tensor, weight: Tensor, bias: Tensor | None, before: Tensor | None, *, silu: bool) -> _Conv:
+    batch, length, channels = x.shape
+    if before is not None and (
+        tuple(before.shape) != (batch, weight.shape[1] - 1, channels) or not before.is_contiguous()
+    ):
+        wanted = (batch, weight.shape[1] - 1, channels)
+        raise ShapeError(f"the tokens before must be {wanted}, side by side, got {tuple(before.shape)}")
+    return _Conv(
+        batch=batch,
+        length=length,
+        channels=channels,
+        kernel=weight.shape[1],
+        silu=silu,
+        x=_rows(x),
+        weight=_pointer(weight),
+        bias=_pointer(bias),
+        before=_pointer(before),
+    )
+
+
+def _side_by_side(inputs: Inputs) -> Inputs:
+    """Copy what does not lie as the library reads it: channels of a token side by side, parameters in one piece."""
+    rows = {name: _rowwise(x) for name in ("u", "delta", "z") if (x := getattr(inputs, name)) is not None}
+    couplings = {
+        name: m.contiguous() if m.dim() == 2 or m.stride(-1) != 1 else m
+        for name in ("B", "C")
+        for m in [getattr(inputs, name)]
+    }
+    whole = ("A", "D", "bias", "state", "W", "order")
+    parameters = {name: x.contiguous() for name in whole if (x := getattr(inputs, name)) is not None}
+    return inputs._replace(**rows, **couplings, **parameters)
+
+
+def _rowwise(x: Tensor) -> Tensor:
+    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
+
+
+def _rows(x: Tensor | None) -> _Rows:
+    return _Rows() if x is None else _Rows(x.data_ptr(), x.stride(0), x.stride(1), 0)
+
+
+def _coupling(m: Tensor | None) -> _Rows:
+    if m is None:
+        return _Rows()
+    return _Rows(m.data_ptr(), 0, 0, 0) if m.dim() == 2 else _Rows(m.data_ptr(), *m.stride()[:3])
+
+
+def _pointer(x: Tensor | None) -> int | None:
+    return None if x is None else x.data_ptr()
+
+
+def _check(status: int) -> None:
+    if status:
+        what = _library().mambino_message().decode()
+        raise MemoryError(what) if status == 2 else ShapeError(f"the native scan was called wrongly: {what}")
+
+
+def _library() -> ctypes.CDLL:
+    library, why = _load()
+    if library is None:
+        raise Error(why, hint=_ADVICE)
+    return library
+
+
+@cache
+def _load() -> tuple[ctypes.CDLL | None, str]:
+    """Open the library once; return it, or why that is not possible."""
+    name = f"mambino_native{_SUFFIXES.get(sys.platform, '.so')}"
+    found = next((path for folder in _folders() if (path := folder / name).is_file()), None)
+    if found is None:
+        return None, f"this installation has no {name}: there was no C++ compiler when it was made"
+    try:
+        library = ctypes.CDLL(str(found))
+    except OSError as error:
+        return None, f"{name} cannot be loaded: {error}"
+    for function in ("isa", "isas", "message"):
+        getattr(library, f"mambino_{function}").restype = ctypes.c_char_p
+    forced = os.environ.get("MAMBINO_ISA", "")
+    if forced and library.mambino_set_isa(forced.encode()):
+        known = library.mambino_isas().decode()
+        raise Error(f"MAMBINO_ISA is {forced}, but this processor and build have {known}", hint="choose one of these")
+    return library, ""
+
+
+def _folders() -> Sequence[Path]:
+    """Return where the library may lie: beside the package, or, installed from a checkout, in site-packages."""
+    return [Path(__file__).parents[2], *(Path(entry) / "mambino" for entry in sys.path if entry)]
