@@ -13,6 +13,8 @@ import pytest
 import torch
 from torch.nn import functional
 
+from mambino.ops.selective_scan import cuda, portable
+from mambino.ops.selective_scan.inputs import Inputs
 from mambino.ops.selective_scan.reference import selective_scan_reference
 from tests.close import assert_close
 
@@ -258,3 +260,27 @@ def test_the_kernels_compile_for_a_gpu(case, tmp_path):
     )
     assert compiled.returncode == 0, compiled.stderr
     assert {"forward_kernel", "backward_kernel"} <= set(compiled.stdout.split())
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_the_operator_hands_over_what_the_kernels_leave_to_torch(ordered):
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*of):
+        return torch.randn(of, generator=generator, dtype=torch.float64).to(DEVICE)
+
+    order = torch.randperm(50, generator=generator).int().to(DEVICE) if ordered else None
+    A, B, C = -normal(12, 4).abs() - 0.1, normal(2, 50, 2, 4), normal(2, 50, 2, 4)
+    wide, rest = normal(2, 50, 24), (normal(12), normal(12), normal(2, 12, 4), normal(12, 3))
+    D, bias, state, W = rest
+    given = Inputs(wide[..., :12], normal(2, 50, 3), A, B, C, D, wide[..., 12:], bias, state, W, order)
+
+    found, expected = (form.scan(given, softplus=True, keep=True) for form in (cuda, portable))
+    cotangents = normal(2, 50, 12), normal(2, 12, 4)
+    back, wanted = (
+        form.scan_backward(*cotangents, given, made[2], softplus=True)
+        for form, made in ((cuda, found), (portable, expected))
+    )
+
+    for mine, theirs in zip((*found[:2], *back), (*expected[:2], *wanted), strict=True):
+        assert_close(mine, theirs)

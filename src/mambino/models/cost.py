@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mambino.core.plan import NetworkSpec
 from mambino.models import build
-from mambino.ops.selective_scan.native import Inputs
+from mambino.ops.selective_scan.inputs import Inputs
 
 WEIGHT = Inputs._fields.index("W") - 3  # among the arguments of the scan after u, delta and A
 

@@ -7,8 +7,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mambino.errors import ShapeError
-from mambino.ops.selective_scan.native import Inputs
-from mambino.ops.selective_scan.operator import scan_operator
+from mambino.ops.selective_scan.inputs import Inputs
+from mambino.ops.selective_scan.operator import path, scan_operator
 
 
 def selective_scan(
@@ -100,10 +100,11 @@ def scan_tokens(
 
 
 def _scan(inputs: Inputs, *, softplus: bool) -> tuple[Tensor, Tensor]:
-    """Give all inputs one type and B and C the same groups, and call the operator."""
+    """Give inputs the types that the device computes with, B and C the same groups, and call the operator."""
     kind = inputs.u.dtype
     wide = torch.promote_types(kind, torch.float32)
-    names = Inputs._fields[:-1]
+    # A GPU reads half precision as it is, and saves half of what takes longest there; parameters stay wide.
+    names = ("A", "D", "bias", "state") if path(inputs.u.device.type) == "triton" else Inputs._fields[:-1]
     cast = inputs._replace(**{name: x.to(wide) for name in names if (x := getattr(inputs, name)) is not None})
     groups = [m.shape[2] for m in (cast.B, cast.C) if m.dim() == 4]
     if len(set(groups)) > 1:

@@ -7,12 +7,12 @@ import sys
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from mambino.errors import Error, ShapeError
+from mambino.ops.selective_scan.inputs import Inputs, rowwise
 
 CHUNK = 32
 """Steps between two states that the gradient starts from; as MAMBINO_CHUNK in native/include/mambino/scan.h."""
@@ -75,26 +75,6 @@ class _Norm(ctypes.Structure):
     )
 
 
-class Inputs(NamedTuple):
-    """What a scan is made of; all of one type, float32 or float64.
-
-    u and z are [b l d]; delta is [b l d], or [b l r] with W [d r]; B and C are [b l g n] or [d n]; A is [d n];
-    D and bias are [d]; state is [b d n]; order is [l], int32: the token of each step. Channels lie side by side.
-    """
-
-    u: Tensor
-    delta: Tensor
-    A: Tensor
-    B: Tensor
-    C: Tensor
-    D: Tensor | None
-    z: Tensor | None
-    bias: Tensor | None
-    state: Tensor | None
-    W: Tensor | None
-    order: Tensor | None
-
-
 def missing() -> str:
     """Say why the library cannot be used here; empty where it can."""
     return _load()[1]
@@ -138,7 +118,7 @@ def scan_backward(
     grad: Tensor, grad_last: Tensor, inputs: Inputs, saved: Tensor, *, softplus: bool
 ) -> tuple[Tensor | None, ...]:
     """Return the gradients of all inputs but the order; None where there is no input."""
-    inputs, grad, grad_last = _side_by_side(inputs), _rowwise(grad), grad_last.contiguous()
+    inputs, grad, grad_last = _side_by_side(inputs), rowwise(grad), grad_last.contiguous()
     room = [None if x is None else torch.empty_like(x, memory_format=torch.contiguous_format) for x in inputs[:-1]]
     u, delta, A, B, C, D, z, bias, state, W = room
     call = _scan_call(inputs, None, None, saved, softplus=softplus)
@@ -169,7 +149,7 @@ def saved_shape(batch: int, length: int, channels: int, size: int) -> tuple[int,
 
 def conv(x: Tensor, weight: Tensor, bias: Tensor | None, before: Tensor | None, *, silu: bool) -> Tensor:
     """Convolve each channel of x [b l d] with weight [d k] over this and earlier tokens; `before` is [b k-1 d]."""
-    x = _rowwise(x)
+    x = rowwise(x)
     y = torch.empty_like(x, memory_format=torch.contiguous_format)
     call = _conv_call(x, weight, bias, before, silu=silu)
     call.y = _rows(y)
@@ -181,7 +161,7 @@ def conv_backward(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, *, silu: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return the gradients of x, weight and bias."""
-    x, grad = _rowwise(x), _rowwise(grad)
+    x, grad = rowwise(x), rowwise(grad)
     room = [torch.empty_like(t, memory_format=torch.contiguous_format) for t in (x, weight)]
     room_bias = None if bias is None else torch.empty_like(bias)
     call = _conv_call(x, weight, bias, None, silu=silu)
@@ -196,7 +176,7 @@ def norm(
     x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, *, relu: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Normalise x [b l d] by groups of channels; return it, and mean and inverse deviation, [b g]."""
-    x = _rowwise(x)
+    x = rowwise(x)
     y = torch.empty_like(x, memory_format=torch.contiguous_format)
     mean, scale = (x.new_empty(x.shape[0], groups) for _ in range(2))
     call = _norm_call(x, weight, bias, mean, scale, groups, eps, relu=relu)
@@ -209,7 +189,7 @@ def norm_backward(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, scale: Tensor, *, relu: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of x, weight and bias."""
-    x, grad = _rowwise(x), _rowwise(grad)
+    x, grad = rowwise(x), rowwise(grad)
     dx, dw, db = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (x, weight, bias))
     call = _norm_call(x, weight, bias, mean, scale, mean.shape[1], 0.0, relu=relu)
     out = _ConvGradients(y=_rows(grad), x=_rows(dx), weight=_pointer(dw), bias=_pointer(db))
@@ -298,7 +278,7 @@ def _conv_call(x: Tensor, weight: Tensor, bias: Tensor | None, before: Tensor | 
 
 def _side_by_side(inputs: Inputs) -> Inputs:
     """Copy what does not lie as the library reads it: channels of a token side by side, parameters in one piece."""
-    rows = {name: _rowwise(x) for name in ("u", "delta", "z") if (x := getattr(inputs, name)) is not None}
+    rows = {name: rowwise(x) for name in ("u", "delta", "z") if (x := getattr(inputs, name)) is not None}
     couplings = {
         name: m.contiguous() if m.dim() == 2 or m.stride(-1) != 1 else m
         for name in ("B", "C")
@@ -307,10 +287,6 @@ def _side_by_side(inputs: Inputs) -> Inputs:
     whole = ("A", "D", "bias", "state", "W", "order")
     parameters = {name: x.contiguous() for name in whole if (x := getattr(inputs, name)) is not None}
     return inputs._replace(**rows, **couplings, **parameters)
-
-
-def _rowwise(x: Tensor) -> Tensor:
-    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 
 
 def _rows(x: Tensor | None) -> _Rows:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from mambino.errors import Error
-from mambino.ops.selective_scan import native, portable
-from mambino.ops.selective_scan.native import Inputs
+from mambino.ops.selective_scan import cuda, native, portable
+from mambino.ops.selective_scan.inputs import Inputs
 
 _INPUTS = (
     "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? bias, Tensor? state,"
@@ -41,7 +41,7 @@ def path(device: str) -> str:
     """Say how the scan runs on a device; tensors without data are counted as the processor's."""
     if device in {"cpu", "meta"} and not native.missing():
         return f"native {native.instruction_set()}"
-    return "triton" if device == "cuda" and _triton() else "chunked torch"
+    return "triton" if device == "cuda" and not cuda.missing() else "chunked torch"
 
 
 Forward = Callable[..., tuple[Tensor, Tensor, Tensor]]
@@ -61,6 +61,20 @@ def _on_processor_back(grad: Tensor, grad_last: Tensor, *arguments: Any) -> list
     return _present(back(grad, grad_last, inputs, saved, softplus=softplus))
 
 
+def _on_gpu(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    inputs, softplus, keep = Inputs(*arguments[:COUNT]), *arguments[COUNT:]
+    if cuda.missing():
+        portable.warn_once("cuda", cuda.missing())
+        return portable.scan(inputs, softplus=softplus, keep=keep)
+    return cuda.scan(inputs, softplus=softplus, keep=keep)
+
+
+def _on_gpu_back(grad: Tensor, grad_last: Tensor, *arguments: Any) -> list[Tensor]:
+    inputs, saved, softplus = Inputs(*arguments[:COUNT]), *arguments[COUNT:]
+    back = portable.scan_backward if cuda.missing() else cuda.scan_backward
+    return _present(back(grad, grad_last, inputs, saved, softplus=softplus))
+
+
 def _elsewhere(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     inputs, softplus, keep = Inputs(*arguments[:COUNT]), *arguments[COUNT:]
     portable.warn_once(inputs.u.device.type, "no kernel was written for this device")
@@ -70,10 +84,6 @@ def _elsewhere(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
 def _elsewhere_back(grad: Tensor, grad_last: Tensor, *arguments: Any) -> list[Tensor]:
     inputs, saved, softplus = Inputs(*arguments[:COUNT]), *arguments[COUNT:]
     return _present(portable.scan_backward(grad, grad_last, inputs, saved, softplus=softplus))
-
-
-def _triton() -> bool:
-    return False
 
 
 def _present(gradients: tuple[Tensor | None, ...]) -> list[Tensor]:
@@ -88,9 +98,13 @@ def _shapes(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
         saved: tuple[int, ...] = (0,)
     elif path(u.device.type).startswith("native"):
         saved = native.saved_shape(batch, length, channels, size)
+    elif path(u.device.type) == "triton":
+        saved = cuda.saved_shape(batch, length, channels, size)
     else:
         saved = portable.saved_shape(inputs)
-    return u.new_empty((batch, length, channels)), u.new_empty((batch, channels, size)), u.new_empty(saved)
+    wide = torch.promote_types(u.dtype, torch.float32)
+    last = u.new_empty((batch, channels, size), dtype=wide)
+    return u.new_empty((batch, length, channels)), last, u.new_empty(saved, dtype=wide)
 
 
 def _backward_shapes(grad: Tensor, grad_last: Tensor, *arguments: Any) -> list[Tensor]:
@@ -121,9 +135,11 @@ def _refuse_vmap(*_: Any) -> None:
     raise Error("the selective scan cannot be mapped by vmap", hint="put the mapped axis into the batch")
 
 
-for _device in ("CUDA", "MPS", "XPU"):
+for _device in ("MPS", "XPU"):
     _library.impl("selective_scan", _elsewhere, _device)  # type: ignore[no-untyped-call]
     _library.impl("selective_scan_backward", _elsewhere_back, _device)  # type: ignore[no-untyped-call]
+_library.impl("selective_scan", _on_gpu, "CUDA")  # type: ignore[no-untyped-call]
+_library.impl("selective_scan_backward", _on_gpu_back, "CUDA")  # type: ignore[no-untyped-call]
 _library.impl("selective_scan", _on_processor, "CPU")  # type: ignore[no-untyped-call]
 _library.impl("selective_scan_backward", _on_processor_back, "CPU")  # type: ignore[no-untyped-call]
 torch.library.register_fake("mambino::selective_scan", _shapes, lib=_library)

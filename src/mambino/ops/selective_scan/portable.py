@@ -12,7 +12,7 @@ from mambino.errors import MambinoWarning
 from mambino.ops.selective_scan.chunked import cut_of
 from mambino.ops.selective_scan.chunked import scan as chunked_scan
 from mambino.ops.selective_scan.chunked import scan_backward as chunked_backward
-from mambino.ops.selective_scan.native import Inputs
+from mambino.ops.selective_scan.inputs import Inputs, ordered, put_back, taken
 
 SLOWDOWN = {"cpu": "about 4 to 6 times", "mps": "several times", "cuda": "many times"}
 """How much longer the plain form takes than a kernel for the device; measured on a processor only."""
@@ -31,21 +31,21 @@ def warn_once(device: str, reason: str) -> None:
 
 def scan(inputs: Inputs, *, softplus: bool, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Return y [b l d], the last state [b d n], and the states that the gradient starts from (if `keep`)."""
-    inputs = _ordered(inputs)
+    inputs = ordered(inputs)
     step = _steps(inputs, softplus=softplus)
     y, last, saved = _chunked(inputs, step, keep=keep)
     out = _gated(_passed(y, inputs), inputs)
-    return _put_back(out, inputs.order).contiguous(), last, saved
+    return put_back(out, inputs.order).contiguous(), last, saved
 
 
 def scan_backward(
     grad: Tensor, grad_last: Tensor, inputs: Inputs, saved: Tensor, *, softplus: bool
 ) -> tuple[Tensor | None, ...]:
     """Return the gradients of all inputs but the order; None where there is no input."""
-    inputs = _ordered(inputs)
+    inputs = ordered(inputs)
     u, z, order = inputs.u, inputs.z, inputs.order
     raw, step = _raw_steps(inputs), _steps(inputs, softplus=softplus)
-    grad, grad_z = _taken(grad, order), None
+    grad, grad_z = taken(grad, order), None
     if z is not None:
         y = _passed(_chunked(inputs, step, keep=False)[0], inputs)
         gate = torch.sigmoid(z)
@@ -59,7 +59,7 @@ def scan_backward(
     grad_raw = grad_step * torch.sigmoid(raw) if softplus else grad_step
     grad_delta = grad_raw if inputs.W is None else grad_raw @ inputs.W
     sequences = [grad_u, grad_delta, *(_token_major(x) for x in back[3:5]), grad_z]
-    du, ddelta, dB, dC, dz = (x if x is None or x.dim() == 2 else _put_back(x, order).contiguous() for x in sequences)
+    du, ddelta, dB, dC, dz = (x if x is None or x.dim() == 2 else put_back(x, order).contiguous() for x in sequences)
     return (
         du,
         ddelta,
@@ -121,20 +121,3 @@ def _coupling_shape(m: Tensor) -> tuple[int, int, int, int]:
 
 def _token_major(coupling: Tensor) -> Tensor:
     return coupling if coupling.dim() == 2 else coupling.permute(0, 3, 1, 2)
-
-
-def _ordered(inputs: Inputs) -> Inputs:
-    """Put the tokens of all sequences into the order of the scan."""
-    if inputs.order is None:
-        return inputs
-    names = ("u", "delta", "B", "C", "z")
-    there = {name: x for name in names if (x := getattr(inputs, name)) is not None and x.dim() > 2}
-    return inputs._replace(**{name: _taken(x, inputs.order) for name, x in there.items()})
-
-
-def _taken(x: Tensor, order: Tensor | None) -> Tensor:
-    return x if order is None else x.index_select(1, order.long())
-
-
-def _put_back(x: Tensor, order: Tensor | None) -> Tensor:
-    return x if order is None else torch.empty_like(x).index_copy_(1, order.long(), x)
