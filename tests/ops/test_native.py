@@ -143,5 +143,7 @@ def test_an_order_that_leaves_the_sequence_is_refused():
     u, A = torch.zeros(1, 6, 4), -torch.ones(4, 2)
     B = torch.zeros(1, 6, 2)
     order = torch.tensor([0, 1, 2, 3, 4, 6], dtype=torch.int32)
-    with pytest.raises(Error, match="the order must name tokens of the sequence, got 6"):
+    with pytest.raises(
+        Error, match="the native scan was called wrongly: the order must name tokens of the sequence, got 6"
+    ):
         scan_tokens(u, u, A, B, B, order=order)

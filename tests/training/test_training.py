@@ -69,19 +69,37 @@ def test_training_leaves_bundles_log_options_and_state(work):
     assert model == run / "model.safetensors"
     assert {p.name for p in run.iterdir()} == {
         "model.safetensors",
+        "best.safetensors",
         "last.safetensors",
         "log.jsonl",
         "options.json",
         "state.pt",
     }
     assert [line["number"] for line in lines(run)] == [e.number for e in seen] == [1, 2]
-    best, last = load(model), load(run / "last.safetensors")
+    shipped, best = load(model), load(run / "best.safetensors")
     assert best.provenance.score == pytest.approx(max(e.dice for e in seen if e.dice is not None))
-    assert (best.provenance.cases, len(best.provenance.held_out)) == (4, 2)
-    assert best.provenance.held_out[0][:-1] == best.provenance.held_out[1][:-1]
-    assert last.provenance.steps == 8
-    assert (best.labels, best.channels, best.provenance.dataset) == (TWO, ("light",), "toys")
-    assert best.network(torch.zeros(1, 1, 16, 16)).shape == (1, 3, 16, 16)
+    assert shipped.provenance.score == pytest.approx(seen[-1].dice)
+    assert model.read_bytes() == (run / "last.safetensors").read_bytes()
+    assert (shipped.provenance.cases, len(shipped.provenance.held_out)) == (4, 2)
+    assert shipped.provenance.held_out[0][:-1] == shipped.provenance.held_out[1][:-1]
+    assert shipped.provenance.steps == 8
+    assert (shipped.labels, shipped.channels, shipped.provenance.dataset) == (TWO, ("light",), "toys")
+    assert shipped.network(torch.zeros(1, 1, 16, 16)).shape == (1, 3, 16, 16)
+
+
+def test_a_run_that_patience_ends_ships_its_best_weights(work):
+    seen = []
+    model = train(work, replace(SHORT, epochs=40, patience=1, validate_every=1), on_epoch=seen.append)
+    assert len(seen) < 40
+    assert model.read_bytes() == (model.parent / "best.safetensors").read_bytes()
+    assert load(model).provenance.score == pytest.approx(max(e.dice for e in seen))
+
+
+def test_a_run_killed_before_its_weights_were_put_in_place_ships_them_when_it_is_started_again(work):
+    model = train(work, SHORT)
+    model.unlink()
+    assert train(work, replace(SHORT, resume=True)) == model
+    assert load(model).provenance.steps == 8
 
 
 def test_cases_of_one_patient_are_never_parted(work):

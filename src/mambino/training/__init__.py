@@ -22,7 +22,7 @@ from mambino.training.interrupt import Stopped, after_the_step
 from mambino.training.loop import Course, Epoch, epochs, finished
 from mambino.training.material import Material, material
 from mambino.training.precision import Precision, choose_precision
-from mambino.training.runs import Folder, Run, bundle, check_same, keep, log, open_run, previous
+from mambino.training.runs import Folder, Run, bundle, check_same, keep, log, open_run, previous, ship
 from mambino.training.sampling import held, patches
 from mambino.training.state import State, optimiser
 from mambino.weights.bundle import save
@@ -39,7 +39,8 @@ def train(work: Path, options: TrainOptions = TrainOptions(), *, on_epoch: Calla
     """Train one network on prepared cases.
 
     Everything lies in `work/runs/<configuration>-<fold>/`: `options.json`, `log.jsonl` (one line an epoch),
-    `state.pt` (to go on with `resume`), `model.safetensors` (best on validation) and `last.safetensors`.
+    `state.pt` (to go on with `resume`), `best.safetensors` (on validation), `last.safetensors`, and in the end
+    `model.safetensors`, the weights to ship.
     Ctrl-C finishes the step, saves, and raises KeyboardInterrupt. A run that is complete is left as it is.
 
     Args:
@@ -73,6 +74,8 @@ def train(work: Path, options: TrainOptions = TrainOptions(), *, on_epoch: Calla
         with after_the_step() as check:
             if not finished(state):
                 _train(state, course, folder, plan, run, on_epoch=on_epoch, check=check)
+            elif not folder.model.exists():
+                ship(folder, early=False)
     return folder.model
 
 
@@ -87,24 +90,24 @@ def _train(
     check: Callable[[], None],
 ) -> None:
     """Run the loop: log, keep the best, save, stop early."""
-    saved = time.perf_counter()
+    saved, score, early = time.perf_counter(), None, False
     try:
         for epoch in epochs(state, course, check=check):
             log(epoch, folder)
+            score = epoch.dice
             if epoch.improved:
-                save(bundle(state, plan, run, epoch.best), folder.model)
+                save(bundle(state, plan, run, score), folder.best)
             on_epoch(epoch)
-            if epoch.patience_left == 0:
-                state.total = state.step
+            if epoch.patience_left == 0 and not finished(state):
+                early, state.total = True, state.step
             elif time.perf_counter() - saved > SAVE_EVERY:
-                keep(folder, state, plan, run)
+                keep(folder, state, plan, run, score)
                 saved = time.perf_counter()
     except Stopped:
-        keep(folder, state, plan, run)
+        keep(folder, state, plan, run, None)
         raise
-    keep(folder, state, plan, run)
-    if state.best is None:
-        save(bundle(state, plan, run, None), folder.model)
+    keep(folder, state, plan, run, score)
+    ship(folder, early=early)
 
 
 def _asked(options: TrainOptions, old: Run | None) -> Literal["auto", "float32", "bf16"]:

@@ -2,6 +2,7 @@
 
 import json
 import platform
+import shutil
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import nn
 from mambino.core.options import TrainOptions
 from mambino.core.plan import Config, Plan
 from mambino.core.provenance import Provenance
-from mambino.core.records import dump, read, record, write, write_text
+from mambino.core.records import dump, read, record, replacing, write, write_text
 from mambino.errors import FileFormatError, OptionError
 from mambino.training.loop import Epoch
 from mambino.training.state import State, load_state, save_state
@@ -66,8 +67,13 @@ class Folder:
 
     @property
     def model(self) -> Path:
-        """The best weights on validation, or the last where nothing was validated."""
+        """The weights to ship: the last ones, whose rate has fallen to zero; the best where patience ended the run."""
         return self.path / "model.safetensors"
+
+    @property
+    def best(self) -> Path:
+        """The best weights on validation."""
+        return self.path / "best.safetensors"
 
     @property
     def last(self) -> Path:
@@ -150,10 +156,21 @@ def log(epoch: Epoch, folder: Folder) -> None:
         ) from None
 
 
-def keep(folder: Folder, state: State, plan: Plan, run: Run) -> None:
-    """Write the state to go on from, and the last weights."""
+def keep(folder: Folder, state: State, plan: Plan, run: Run, score: float | None) -> None:
+    """Write the state to go on from, and the last weights with their validation Dice, where that is known."""
     save_state(state, folder.state)
-    save(bundle(state, plan, run, None), folder.last)
+    save(bundle(state, plan, run, score), folder.last)
+
+
+def ship(folder: Folder, *, early: bool) -> None:
+    """Put the weights of a run that has ended where the user finds them.
+
+    The last validations of a run differ by less than a few cases can tell, and an early one may be good by chance:
+    with five cases, weights of the second epoch were "best" of twenty. So the last weights are shipped, which
+    nobody has chosen by their score. Only when patience has ended a run `early` are they past their best.
+    """
+    with replacing(folder.model) as part:
+        shutil.copyfile(folder.best if early and folder.best.exists() else folder.last, part)
 
 
 def bundle(state: State, plan: Plan, run: Run, score: float | None) -> Bundle:

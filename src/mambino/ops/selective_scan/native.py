@@ -258,11 +258,6 @@ def _scan_call(inputs: Inputs, y: Tensor | None, last: Tensor | None, saved: Ten
 
 def _conv_call(x: Tensor, weight: Tensor, bias: Tensor | None, before: Tensor | None, *, silu: bool) -> _Conv:
     batch, length, channels = x.shape
-    if before is not None and (
-        tuple(before.shape) != (batch, weight.shape[1] - 1, channels) or not before.is_contiguous()
-    ):
-        wanted = (batch, weight.shape[1] - 1, channels)
-        raise ShapeError(f"the tokens before must be {wanted}, side by side, got {tuple(before.shape)}")
     return _Conv(
         batch=batch,
         length=length,
