@@ -56,6 +56,7 @@ struct Kernels {
     void (*norm_apply)(const NormTask &);
     void (*norm_sums_back)(const NormTask &);  // of the gradient, and of the gradient times (x - mean)
     void (*norm_apply_back)(const NormTask &);
+    double (*spin)(int64_t rounds);            // twelve independent multiply-adds a round
     int lanes;                                 // numbers in a vector
 };
 

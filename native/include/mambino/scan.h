@@ -112,6 +112,9 @@ MAMBINO_API int mambino_norm_forward(const mambino_norm *norm, int bytes, int th
 MAMBINO_API int mambino_norm_backward(const mambino_norm *norm, const mambino_norm_gradients *gradients, int bytes,
                                       int threads);
 
+/* Vector multiply-adds a second that one thread issues here, measured: the limit that benchmarks compare with. */
+MAMBINO_API double mambino_issue_rate(int bytes);
+
 /* The instruction set in use: "avx512", "avx2", "neon" or "plain". */
 MAMBINO_API const char *mambino_isa(void);
 /* Take another one that this build and processor have; MAMBINO_BAD_ARGUMENT if they do not. */

@@ -102,6 +102,11 @@ def use_instruction_set(name: str) -> None:
         )
 
 
+def issue_rate() -> float:
+    """Measure how many vector multiply-adds of float32 one thread issues (1/s)."""
+    return float(_library().mambino_issue_rate(4))
+
+
 def scan(inputs: Inputs, *, softplus: bool, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Return y [b l d], the last state [b d n], and the states that the gradient starts from (if `keep`)."""
     inputs = _side_by_side(inputs)
@@ -324,6 +329,7 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
         return None, f"{name} cannot be loaded: {error}"
     for function in ("isa", "isas", "message"):
         getattr(library, f"mambino_{function}").restype = ctypes.c_char_p
+    library.mambino_issue_rate.restype = ctypes.c_double
     forced = os.environ.get("MAMBINO_ISA", "")
     if forced and library.mambino_set_isa(forced.encode()):
         known = library.mambino_isas().decode()
