@@ -55,19 +55,58 @@ template <class T> MAMBINO_INLINE Vec<T> load(const T *from) {
 
 template <class T> MAMBINO_INLINE void store(T *to, Vec<T> x) { memcpy(to, &x, sizeof x); }
 
-// The first `count` lanes; the others are zero.
-template <class T> MAMBINO_INLINE Vec<T> load_some(const T *from, int count) {
-    if (count == Lanes<T>::count) return load(from);
+#if defined(__AVX512F__)
+MAMBINO_INLINE Vec<float> load_part(const float *from, int count) {
+    return (Vec<float>)_mm512_maskz_loadu_ps(__mmask16((1u << count) - 1), from);
+}
+MAMBINO_INLINE Vec<double> load_part(const double *from, int count) {
+    return (Vec<double>)_mm512_maskz_loadu_pd(__mmask8((1u << count) - 1), from);
+}
+MAMBINO_INLINE void store_part(float *to, Vec<float> x, int count) {
+    _mm512_mask_storeu_ps(to, __mmask16((1u << count) - 1), (__m512)x);
+}
+MAMBINO_INLINE void store_part(double *to, Vec<double> x, int count) {
+    _mm512_mask_storeu_pd(to, __mmask8((1u << count) - 1), (__m512d)x);
+}
+#elif defined(__AVX2__)
+MAMBINO_INLINE __m256i first_lanes(int count, float) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+MAMBINO_INLINE __m256i first_lanes(int count, double) {
+    return _mm256_cmpgt_epi64(_mm256_set1_epi64x(count), _mm256_setr_epi64x(0, 1, 2, 3));
+}
+MAMBINO_INLINE Vec<float> load_part(const float *from, int count) {
+    return (Vec<float>)_mm256_maskload_ps(from, first_lanes(count, 0.0f));
+}
+MAMBINO_INLINE Vec<double> load_part(const double *from, int count) {
+    return (Vec<double>)_mm256_maskload_pd(from, first_lanes(count, 0.0));
+}
+MAMBINO_INLINE void store_part(float *to, Vec<float> x, int count) {
+    _mm256_maskstore_ps(to, first_lanes(count, 0.0f), (__m256)x);
+}
+MAMBINO_INLINE void store_part(double *to, Vec<double> x, int count) {
+    _mm256_maskstore_pd(to, first_lanes(count, 0.0), (__m256d)x);
+}
+#else
+template <class T> MAMBINO_INLINE Vec<T> load_part(const T *from, int count) {
     T lanes[Lanes<T>::count] = {};
     for (int i = 0; i < count; i++) lanes[i] = from[i];
     return load(lanes);
 }
-
-template <class T> MAMBINO_INLINE void store_some(T *to, Vec<T> x, int count) {
-    if (count == Lanes<T>::count) return store(to, x);
+template <class T> MAMBINO_INLINE void store_part(T *to, Vec<T> x, int count) {
     T lanes[Lanes<T>::count];
     store(lanes, x);
     for (int i = 0; i < count; i++) to[i] = lanes[i];
+}
+#endif
+
+// The first `count` lanes; the others are zero, and nothing beyond is read or written.
+template <class T> MAMBINO_INLINE Vec<T> load_some(const T *from, int count) {
+    return count == Lanes<T>::count ? load(from) : load_part(from, count);
+}
+
+template <class T> MAMBINO_INLINE void store_some(T *to, Vec<T> x, int count) {
+    count == Lanes<T>::count ? store(to, x) : store_part(to, x, count);
 }
 
 template <class T> MAMBINO_INLINE T *row(const mambino_rows &rows, int64_t batch, int64_t token) {
