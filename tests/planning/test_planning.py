@@ -59,8 +59,9 @@ def test_a_typo_in_plan_json_is_named(tmp_path):
     plan(data, tmp_path / "work", OPTIONS)
     path = tmp_path / "work" / "plan.json"
     path.write_text(path.read_text().replace('"batch"', '"bacth"'))
-    with pytest.raises(FileFormatError, match=r"plan.json is not a valid plan: .*bacth"):
+    with pytest.raises(FileFormatError, match=r"plan.json is not a valid plan: .*bacth") as caught:
         plan(data, tmp_path / "work", OPTIONS)
+    assert caught.value.hint == f"correct it, or remove {path} to plan anew, or choose another output folder with -o"
 
 
 def test_images_without_labels_are_refused(tmp_path):

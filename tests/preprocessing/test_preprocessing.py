@@ -284,8 +284,9 @@ def test_a_dimension_without_a_configuration_is_refused(work, data):
 
 
 def test_a_folder_without_a_plan_is_refused(tmp_path):
-    with pytest.raises(FileFormatError, match=r"plan\.json cannot be read"):
+    with pytest.raises(DataError, match=r"holds no plan\.json") as caught:
         preprocess(tmp_path)
+    assert "mambino plan" in caught.value.hint
 
 
 def test_workers_out_of_range_are_refused(work):
