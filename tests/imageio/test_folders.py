@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mambino.core.dataset import Case
-from mambino.errors import DataError, FileFormatError, MissingExtraError
+from mambino.errors import DataError, FileFormatError
 from mambino.imageio import folders as module
 from mambino.imageio import read_image
 from mambino.imageio.folders import (
@@ -296,16 +296,40 @@ def test_images_that_cannot_be_read_are_named(tmp_path):
     assert open_dataset(tmp_path).channels == ("image",)
 
 
-def test_dicom_is_refused_naming_the_extra(tmp_path):
+def test_dicom_is_refused_saying_what_to_do_now(tmp_path):
     (tmp_path / "0001").write_bytes(b"\0" * 128 + b"DICM" + b"\0" * 40)
     for attempt in (lambda: open_dataset(tmp_path), lambda: find_images([tmp_path], 1), lambda: read_image(tmp_path)):
-        with pytest.raises(MissingExtraError, match="is DICOM, which needs the extra dicom"):
+        with pytest.raises(FileFormatError, match="is DICOM, which this version does not read yet") as refusal:
+            attempt()
+        assert "convert the series to NIfTI first, for example with dcm2niix" in refusal.value.hint
+        assert "pip" not in refusal.value.hint
+
+
+@pytest.mark.parametrize("series", ["0001", "a.dcm"])
+def test_dicom_in_subfolders_is_named(tmp_path, series):
+    (tmp_path / "study/series").mkdir(parents=True)
+    (tmp_path / "study/series" / series).write_bytes(b"\0" * 128 + b"DICM" + b"\0" * 40)
+    words = rf"holds no images, only 1 folders, and further in DICOM files such as study.series.{series}, which this"
+    for attempt in (lambda: open_dataset(tmp_path), lambda: find_images([tmp_path], 1)):
+        with pytest.raises(FileFormatError, match=words) as refusal:
             attempt()
 
 
 def test_channels_on_different_grids_are_refused(tmp_path):
     shifted = np.diag([1.0, 1, 1, 1])
     shifted[0, 3] = 3
+        assert "dcm2niix" in refusal.value.hint
+
+
+def test_images_in_subfolders_are_named(tmp_path):
+    png(tmp_path / "ward/scans/a.png", grey())
+    words = r"holds no images, only 1 folders, and further in images such as ward.scans.a\.png$"
+    with pytest.raises(DataError, match=words) as refusal:
+        find_images([tmp_path], 1)
+    assert refusal.value.hint == f"name the folder that holds them: {tmp_path / 'ward/scans'}"
+    with pytest.raises(DataError, match=words) as refusal:
+        open_dataset(tmp_path)
+    assert "images/" in refusal.value.hint
     one = nifti(tmp_path / "a_0000.nii.gz", np.zeros((3, 4, 5), np.int16), np.eye(4))
     two = nifti(tmp_path / "a_0001.nii.gz", np.zeros((3, 4, 5), np.int16), shifted)
     case = Case(id="a", images=(one, two))

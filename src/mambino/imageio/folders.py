@@ -4,6 +4,7 @@ import csv
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from mambino.core.dataset import Case, Dataset
 from mambino.core.grid import Grid
 from mambino.core.image import Image, Segmentation
 from mambino.errors import DataError, Error, FileFormatError
-from mambino.imageio import FORMATS, check_readable, is_dicom, read_image, read_labels, suffix
+from mambino.imageio import FORMATS, FROM_DICOM, check_readable, is_dicom, read_image, read_labels, suffix
 from mambino.imageio.description import describe
 from mambino.imageio.masks import find_labels
 from mambino.imageio.pairing import Channels, Problem, formed, grouped, listing, partners
@@ -32,6 +33,7 @@ _MASKS = ("labelsTr", "labels", "masks")
 _TEST_IMAGES = ("imagesTs", "test/images", "test")
 _TEST_MASKS = ("labelsTs", "test/labels", "test/masks")
 _KNOWN = ", ".join(FORMATS)
+_DEEP = 1000  # entries of a folder that are looked at, to say what is in it instead of images
 _LAYOUT = "put the images into images/ and their masks into labels/, under the same names"
 
 
@@ -339,8 +341,17 @@ def _refuse_empty(folder: Path, hint: str = "") -> list[Path]:
     if not files:
         raise DataError(f"{folder} is empty", hint or _LAYOUT)
     kinds = Counter("folders" if file.is_dir() else suffix(file) or "files without a suffix" for file in files)
-    listed = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common(4))
-    raise DataError(f"{folder} holds no images, only {listed}", hint or f"{_LAYOUT}; these are read: {_KNOWN}")
+    what = f"{folder} holds no images, only " + ", ".join(f"{n} {kind}" for kind, n in kinds.most_common(4))
+    below = [file for file in islice(folder.rglob("*"), _DEEP) if file.is_file() and not file.name.startswith(".")]
+    images = [file for file in below if suffix(file) in FORMATS]
+    dicom = [file for file in below if is_dicom(file)]
+    if len(dicom) > len(images):
+        what += f", and further in DICOM files such as {min(dicom).relative_to(folder)}"
+        raise FileFormatError(f"{what}, which this version does not read yet", FROM_DICOM)
+    if images:
+        what += f", and further in images such as {min(images).relative_to(folder)}"
+        raise DataError(what, f"name the folder that holds them: {min(images).parent}" if hint else _LAYOUT)
+    raise DataError(what, hint or f"{_LAYOUT}; these are read: {_KNOWN}")
 
 
 def _grid_words(grid: Grid) -> str:
