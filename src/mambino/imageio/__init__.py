@@ -69,12 +69,13 @@ def mask_suffix(path: Path) -> str:
     return ".png" if FORMATS.get(kind) == "raster" else ".nii.gz"
 
 
-def read_image(path: Path, *, channels: int | None = None) -> Image:
+def read_image(path: Path, *, channels: int | None = None, whose: str = "") -> Image:
     """Read all channels of one file, in the type of the file, or float32 where the file scales them.
 
     Args:
         path: of the file.
         channels: how many there must be. If None, an axis that becomes channels is warned about.
+        whose: who says so, for the message: "the data set heart has (MRI)".
 
     Raises:
         FileFormatError: missing, damaged, truncated, or of a kind that is not read.
@@ -84,7 +85,11 @@ def read_image(path: Path, *, channels: int | None = None) -> Image:
     path = Path(path)
     image = _read(path, declared=channels is not None)
     if channels is not None and image.channels != channels:
-        raise DataError(f"{path} has {image.channels} channels instead of {channels}")
+        source = f", the number that {whose}" if whose else ""
+        raise DataError(
+            f"{path} has {image.channels} channels instead of {channels}{source}",
+            "give images with the channels of the training data, in its order",
+        )
     return image
 
 

@@ -67,21 +67,31 @@ def scan_dataset(path: Path) -> tuple[Dataset, tuple[Problem, ...]]:
 
 def read_case(case: Case, dataset: Dataset) -> Image:
     """Read all channels of a case; see `read_case_images`."""
-    return read_case_images(case, len(dataset.channels))
+    return read_case_images(case, dataset.channels, f"the data set {dataset.name} has")
 
 
-def read_case_images(case: Case, channels: int) -> Image:
+def read_case_images(case: Case, channels: Sequence[str], whose: str) -> Image:
     """Read the channel files of a case as one image.
+
+    Args:
+        case: whose mask is not looked at.
+        channels: names of those that there must be, in order.
+        whose: these are, for the message: "the bundle takes".
 
     Raises:
         DataError: another number of channels, or channels that lie on different grids.
         FileFormatError: a file cannot be read.
     """
+    whose = f"{whose} ({', '.join(channels)})"
     if len(case.images) == 1:
-        return read_image(case.images[0], channels=channels)
-    if len(case.images) != channels:
-        raise DataError(f"case {case.id} has {len(case.images)} channel files, {channels} are needed")
-    parts = [read_image(file, channels=1) for file in case.images]
+        return read_image(case.images[0], channels=len(channels), whose=whose)
+    if len(case.images) != len(channels):
+        raise DataError(
+            f"case {case.id} has {len(case.images)} channel files, {len(channels)} are needed, the number that {whose}",
+            "give one file a channel, in this order",
+        )
+    one = f"each of {len(channels)} channel files must have"
+    parts = [read_image(file, channels=1, whose=one) for file in case.images]
     for file, part in zip(case.images[1:], parts[1:], strict=True):
         if not parts[0].grid.close_to(part.grid):
             raise DataError(
@@ -104,29 +114,44 @@ def read_case_labels(case: Case, dataset: Dataset) -> Segmentation:
     return read_labels(case.label, dataset.labels, dataset.codes)
 
 
-def find_images(inputs: Sequence[Path], channels: int) -> tuple[Case, ...]:
+def find_images(inputs: Sequence[Path], channels: int) -> tuple[tuple[Case, ...], tuple[Problem, ...]]:
     """Find the images to predict: files, and folders whose channel files are grouped by name.
 
     Args:
         inputs: files, folders or both.
         channels: how many the network takes.
 
+    Returns:
+        The cases, and what is wrong with the others, one problem each: a file that does not exist or is of
+        a kind that is not read, a folder without images, a wrong number of channel files, two images of one name.
+
     Raises:
-        DataError: a folder without images, a wrong number of channel files, two images of one name.
-        FileFormatError: a file that does not exist, or of a kind that is not read.
+        DataError, FileFormatError: the first of these problems, where no case is left.
     """
-    cases, problems = grouped(file for path in inputs for file in _images_at(Path(path)))
-    whole, more = formed(cases, channels)
-    for problem in (*problems, *more):
-        raise DataError(problem.message, problem.remedy)
-    return tuple(whole.values())
+    refused: dict[Path, Error] = {}
+    found = dict.fromkeys(file for path in inputs for file in _images_at(Path(path), refused))
+    named, twice = grouped(found)
+    whole, wrong = formed(named, channels, "the bundle")
+    problems = {problem.case: problem for problem in (*wrong, *twice)}
+    for case, files in named.items():
+        for error in (refused[file] for file in files.values() if file in refused):
+            problems[case] = Problem(kind="unreadable", case=case, message=str(error), remedy=error.hint)
+    cases = tuple(case for name, case in whole.items() if name not in problems)
+    if problems and not cases:
+        first = next(iter(problems.values()))
+        raise next(iter(refused.values()), DataError(first.message, first.remedy))
+    return cases, tuple(problems.values())
 
 
-def _images_at(path: Path) -> list[Path]:
-    if not path.is_dir():
+def _images_at(path: Path, refused: dict[Path, Error]) -> list[Path]:
+    """Return the images that a path names; note in `refused` why it is none, if so."""
+    try:
+        if path.is_dir():
+            return listing(path) or _refuse_empty(path, f"files of these kinds are read: {_KNOWN}")
         check_readable(path)
-        return [path]
-    return listing(path) or _refuse_empty(path, f"files of these kinds are read: {_KNOWN}")
+    except Error as error:
+        refused[path] = error
+    return [path]
 
 
 def _described(path: Path) -> tuple[Dataset, tuple[Problem, ...]]:
@@ -175,7 +200,15 @@ def _plain(path: Path) -> tuple[Dataset, tuple[Problem, ...]]:
     test = _test(path, len(channels), None, problems)
     labelled = [case.label for case in (*training.values(), *test.values()) if case.label]
     if not labelled:
-        raise DataError(f"no image in {folder} has a mask of the same name in {masks}", "name masks as their images")
+        image, mask = (
+            listing(folder)[0].name,
+            next((f"masks such as {file.name}" for file in listing(masks)), "no masks"),
+        )
+        raise DataError(
+            f"no image in {folder} has a mask of the same name in {masks}: "
+            f"there are images such as {image}, and {mask}",
+            "name masks as their images; only the ending may differ, and _0000 for a channel is left out",
+        )
     labels, codes, found = find_labels(labelled)
     problems += found
     patients = _patients(path / "cases.csv")
