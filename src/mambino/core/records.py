@@ -122,16 +122,24 @@ def replacing(path: Path) -> Iterator[Path]:
         handle, name = tempfile.mkstemp(prefix=".part-", suffix="-" + path.name, dir=path.parent)
         os.close(handle)
     except OSError as error:
-        raise _unwritable(path, error) from None
+        raise unwritable(path, error) from None
     part = Path(name)
     try:
         yield part
         part.chmod(0o644)
         part.replace(path)
     except OSError as error:
-        raise _unwritable(path, error) from None
+        raise unwritable(path, error) from None
     finally:
         part.unlink(missing_ok=True)
+
+
+def unwritable(path: Path, error: OSError) -> FileFormatError:
+    """Return the error of a file or folder that cannot be written to."""
+    return FileFormatError(
+        f"{path} cannot be written: {error.strerror or error}",
+        hint="choose another output folder, or free some space",
+    )
 
 
 @dataclass(frozen=True)
@@ -187,10 +195,3 @@ def _new_adapter(kind: Any) -> Any:
 
 # Making the checker of a record takes milliseconds, using it microseconds.
 _adapter: Callable[[Any], Any] = lru_cache(_new_adapter)
-
-
-def _unwritable(path: Path, error: OSError) -> FileFormatError:
-    return FileFormatError(
-        f"{path} cannot be written: {error.strerror or error}",
-        hint="choose another output folder, or free some space",
-    )

@@ -120,8 +120,7 @@ def _tidy(store: Store, dataset: Dataset) -> None:
     """Remove what a killed run left half-written, and cases that the data set no longer has."""
     if not store.folder.is_dir():
         return
-    for part in store.folder.glob(".part-*"):
-        part.unlink(missing_ok=True)
+    store.sweep()
     for name in set(store.ids()) - {case.id for case in dataset.training}:
         store.remove(name)
 
