@@ -1,11 +1,13 @@
 """The whole path, every verb, as a user goes it: from a folder of images to masks, scores and a page."""
 
 import json
+import shutil
 
 import nibabel as nib
 import numpy as np
 import pytest
 
+import mambino
 from mambino.cli.app import dispatch, main
 from tests.datasets import write_pictures, write_volumes
 
@@ -107,7 +109,8 @@ def test_a_plan_for_another_data_set_is_refused(walked, tmp_path, capsys):
     (tmp_path / "work" / "plan.json").write_text(text)
     code, said = exit_code(capsys, "preprocess", tmp_path / "work")
     assert code == 3
-    assert "Traceback" not in said
+    assert f"error: the plan is for another data set: its name blobs, but {other} has other\n" in said
+    assert f"plan again: mambino plan {other} -o WORK" in said
 
 
 def test_a_plan_with_a_typo_is_named(walked, tmp_path, capsys):
@@ -116,6 +119,7 @@ def test_a_plan_with_a_typo_is_named(walked, tmp_path, capsys):
     code, said = exit_code(capsys, "preprocess", tmp_path)
     assert code == 4
     assert "bacth: Unexpected keyword argument" in said
+    assert f"correct it, or remove it and plan again: mambino plan DATA -o {tmp_path}" in said
 
 
 def test_a_bad_image_does_not_stop_the_others(walked, tmp_path, capsys):
@@ -130,6 +134,36 @@ def test_a_bad_image_does_not_stop_the_others(walked, tmp_path, capsys):
     assert code == 3
     assert "1 cases could not be segmented: a" in said
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["b.nii.gz", "predict.json"]
+    code, said = exit_code(
+        capsys, "predict", bundle, folder / "b_0000.nii.gz", tmp_path / "c.nii.gz", "-o", tmp_path / "o"
+    )
+    assert code == 3
+    assert "c.nii.gz cannot be read: No such file or directory" in said
+    assert (tmp_path / "o" / "b.nii.gz").exists()
+    code, said = exit_code(capsys, "predict", bundle, tmp_path / "c.nii.gz", "-o", tmp_path / "o")
+    assert code == 4
+    assert "c.nii.gz cannot be read: No such file or directory" in said
+
+
+@pytest.mark.parametrize("verb", ["check", "plan", "preprocess", "train", "predict"])
+def test_an_output_that_cannot_be_written_is_one_error(walked, tmp_path, verb):
+    data, done = walked
+    work, file = tmp_path / "work", tmp_path / "file"
+    shutil.copytree(done, work, ignore=shutil.ignore_patterns("runs", "prepared") if verb == "preprocess" else None)
+    shutil.rmtree(work / "runs", ignore_errors=True)
+    for blocked in (file, work / {"preprocess": "prepared"}.get(verb, "runs")):
+        blocked.write_text("in the way")  # a file where a folder should be stops the superuser too
+    bundle, image = done / "runs" / "3d-unet-0" / "model.safetensors", data / "imagesTs" / "case_06_0000.nii.gz"
+    verbs = {
+        "check": lambda: mambino.check(data, mambino.CheckOptions(repair=file / "copy", workers=1)),
+        "plan": lambda: mambino.plan(data, file / "work", mambino.PlanOptions(device="cpu", workers=1)),
+        "preprocess": lambda: mambino.preprocess(work, mambino.PreprocessOptions(workers=1)),
+        "train": lambda: mambino.train(work, mambino.TrainOptions(epochs=1)),
+        "predict": lambda: mambino.predict(bundle, image, file / "out"),
+    }
+    with pytest.raises(mambino.FileFormatError, match=r"cannot be written: (Not a directory|File exists)") as caught:
+        verbs[verb]()
+    assert "choose another output folder" in caught.value.hint
 
 
 def test_a_picture_in_colour_is_refused_by_a_grey_network(tmp_path, capsys):
@@ -142,4 +176,4 @@ def test_a_picture_in_colour_is_refused_by_a_grey_network(tmp_path, capsys):
     bundle = work / "runs" / "2d-unet-0" / "model.safetensors"
     code, said = exit_code(capsys, "predict", bundle, tmp_path / "colour.png", "-o", tmp_path / "out")
     assert code == 3
-    assert "colour.png has 3 channels instead of 1" in said
+    assert "colour.png has 3 channels instead of 1, the number that the bundle takes (MRI)" in said

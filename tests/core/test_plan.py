@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 
 from mambino.core.labels import Labels
-from mambino.core.plan import Config, NetworkSpec, Normalise, Plan, Recipe
+from mambino.core.plan import Config, NetworkSpec, Normalise, Plan, Recipe, Resample, read_plan
 from mambino.core.records import dump, parse
-from mambino.errors import FileFormatError, OptionError
+from mambino.errors import DataError, FileFormatError, OptionError
 
 NETWORK = NetworkSpec(name="unet", dim=2, in_channels=1, out_channels=2, options={"features": (8, 16)})
 CONFIG = Config(
@@ -37,12 +37,102 @@ def test_a_typo_in_a_plan_is_named():
         ({"patch": (64, 0)}, r"patch needs 2 positive entries, got \(64, 0\)"),
         ({"batch": 0}, "batch must be at least 1, got 0"),
         ({"network": replace(NETWORK, dim=3)}, "a configuration of dim 2 holds a network of dim 3"),
+        ({"spacing": (1.0, float("nan"))}, r"spacing needs 2 positive entries, got \(1.0, nan\)"),
+        ({"shape": (64,)}, r"shape needs 2 positive entries, got \(64,\)"),
         ({"normalise": ()}, "normalise needs an entry for each of 1 channels, got 0"),
+        ({"slice_axis": 3}, "slice_axis is 0, 1 or 2, and for dim 2 only; got 3 for dim 2"),
+        ({"mirror": (5,)}, r"mirror names axes from 0 to 1, each once, got \(5,\)"),
+        ({"mirror": (1, 1)}, r"mirror names axes from 0 to 1, each once, got \(1, 1\)"),
+        ({"swap_axis": 2}, "swap_axis is an axis from 0 to 1, got 2"),
+        ({"swap": ((0, 1),)}, r"swap needs swap_axis, the axis along which it applies, got swap \(\(0, 1\),\) alone"),
+        ({"swap": ((7, 8),), "swap_axis": 1}, r"swap names two different output channels from 0 to 1, got \(7, 8\)"),
+        ({"swap": ((1, 1),), "swap_axis": 1}, r"swap names two different output channels from 0 to 1, got \(1, 1\)"),
     ],
 )
 def test_impossible_configurations_are_refused(change, words):
     with pytest.raises(OptionError, match=words):
         replace(CONFIG, **change)
+
+
+@pytest.mark.parametrize("orientation", ["RAR", "XYZ", "RA"])
+def test_an_orientation_that_is_none_is_refused(orientation):
+    with pytest.raises(DataError, match=f"got '{orientation}'"):
+        replace(CONFIG, orientation=orientation)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"rate": -1.0}, "rate must be above 0, got -1.0"),
+        ({"rate": float("nan")}, "rate must be above 0, got nan"),
+        ({"weight_decay": -0.1}, "weight_decay must be 0 or more, got -0.1"),
+        ({"warmup": 1.0}, "warmup must be a share, at least 0 and below 1, got 1.0"),
+        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"foreground": 33.0}, "foreground must be a share, 0 to 1, got 33.0"),
+        ({"clip": 0.0}, "clip must be above 0, got 0.0"),
+    ],
+)
+def test_impossible_recipes_are_refused(change, words):
+    with pytest.raises(OptionError, match=words):
+        Recipe(**change)
+
+
+def test_impossible_numbers_are_refused():
+    with pytest.raises(OptionError, match="a network needs channels in and out, got in_channels 0 and out_channels 2"):
+        replace(NETWORK, in_channels=0)
+    with pytest.raises(OptionError, match=r"lower <= upper and std >= 0, got lower 2.0, upper 1.0 and std 1.0"):
+        Normalise(scheme="ct", lower=2.0, upper=1.0)
+    with pytest.raises(OptionError, match="image_order must be 0 to 3, got 7"):
+        Resample(image_order=7)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"out_channels": 5}, r"of 2d-unet has out_channels 5, but the labels need 2 \(a and background\)"),
+        ({"in_channels": 3}, r"the network of 2d-unet has in_channels 3, the data set 1 channels \(grey\)"),
+    ],
+)
+def test_a_network_that_does_not_fit_the_data_set_is_refused(change, words):
+    normalise = CONFIG.normalise * change.get("in_channels", 1)
+    config = replace(CONFIG, network=replace(NETWORK, **change), normalise=normalise)
+    with pytest.raises(OptionError, match=words):
+        replace(PLAN, configs={"2d-unet": config})
+
+
+def test_the_background_has_no_partner_unless_there_are_regions():
+    config = replace(CONFIG, swap=((0, 1),), swap_axis=1)
+    with pytest.raises(OptionError, match=r"exchanges paired organs, but 0 is the background; got \(\(0, 1\),\)"):
+        replace(PLAN, configs={"2d-unet": config})
+    regions = Labels(names={"left": (1, 2), "right": (3, 4)}, paint=(1, 3))
+    assert replace(PLAN, configs={"2d-unet": config}, labels=regions).labels == regions
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('"batch"', '"bacth"', r"configs\.2d-unet\.batch: Field required; configs\.2d-unet\.bacth: Unexpected keyword"),
+        ('"mirror": []', '"mirror": [5]', r"configs\.2d-unet: mirror names axes from 0 to 1, each once, got \(5,\)$"),
+        ('"steps": 50', '"steps": 0', r"configs\.2d-unet\.recipe: steps must be at least 1, got 0$"),
+        ('"out_channels": 2', '"out_channels": 5', "plan: the network of 2d-unet has out_channels 5"),
+        ('"format": 1', '"format": 9', r"plan\.json has format 9, but this version of mambino reads format 1$"),
+        ("{", "", "is not a valid plan: Invalid JSON: "),
+    ],
+)
+def test_a_plan_that_was_edited_badly_is_refused_with_the_next_step(tmp_path, old, new, words):
+    text = dump(PLAN)
+    assert old in text
+    (tmp_path / "plan.json").write_text(text.replace(old, new, 1))
+    with pytest.raises(FileFormatError, match=words) as caught:
+        read_plan(tmp_path)
+    assert f"correct it, or remove it and plan again: mambino plan DATA -o {tmp_path}" in caught.value.hint
+
+
+def test_a_folder_without_a_plan_is_refused_with_the_next_step(tmp_path):
+    with pytest.raises(DataError, match=r"holds no plan\.json") as caught:
+        read_plan(tmp_path)
+    assert caught.value.hint == f"make one: mambino plan DATA -o {tmp_path}"
 
 
 def test_configurations_are_asked_for_by_name():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mambino.core.dataset import Case
-from mambino.errors import DataError, FileFormatError, MissingExtraError
+from mambino.errors import DataError, FileFormatError
 from mambino.imageio import folders as module
 from mambino.imageio import read_image
 from mambino.imageio.folders import (
@@ -48,9 +48,9 @@ def test_a_shared_set_opens_as_it_is(name, monkeypatch):
         assert image.channels == len(dataset.channels)
         assert image.grid.close_to(labels.grid)
         assert labels.array.dtype == np.uint8
-    assert [case.id for case in find_images([DATA / name / "imagesTs"], len(dataset.channels))] == [
-        case.id for case in dataset.test
-    ]
+    found, problems = find_images([DATA / name / "imagesTs"], len(dataset.channels))
+    assert [case.id for case in found] == [case.id for case in dataset.test]
+    assert problems == ()
 
 
 @needs_shared
@@ -281,7 +281,12 @@ def test_images_without_labels_are_refused(tmp_path):
     with pytest.raises(DataError, match="has 1 images and no masks: none of the folders"):
         open_dataset(tmp_path)
     png(tmp_path / "masks/b.png", grey())
-    with pytest.raises(DataError, match=r"no image in .*images has a mask of the same name in .*masks"):
+    words = r"no image in .*images has a mask of the same name in .*masks: there are images such as a.png, and "
+    with pytest.raises(DataError, match=words + r"masks such as b.png$") as refusal:
+        open_dataset(tmp_path)
+    assert "name masks as their images" in refusal.value.hint
+    (tmp_path / "masks/b.png").unlink()
+    with pytest.raises(DataError, match=words + "no masks$"):
         open_dataset(tmp_path)
 
 
@@ -296,11 +301,35 @@ def test_images_that_cannot_be_read_are_named(tmp_path):
     assert open_dataset(tmp_path).channels == ("image",)
 
 
-def test_dicom_is_refused_naming_the_extra(tmp_path):
+def test_dicom_is_refused_saying_what_to_do_now(tmp_path):
     (tmp_path / "0001").write_bytes(b"\0" * 128 + b"DICM" + b"\0" * 40)
     for attempt in (lambda: open_dataset(tmp_path), lambda: find_images([tmp_path], 1), lambda: read_image(tmp_path)):
-        with pytest.raises(MissingExtraError, match="is DICOM, which needs the extra dicom"):
+        with pytest.raises(FileFormatError, match="is DICOM, which this version does not read yet") as refusal:
             attempt()
+        assert "convert the series to NIfTI first, for example with dcm2niix" in refusal.value.hint
+        assert "pip" not in refusal.value.hint
+
+
+@pytest.mark.parametrize("series", ["0001", "a.dcm"])
+def test_dicom_in_subfolders_is_named(tmp_path, series):
+    (tmp_path / "study/series").mkdir(parents=True)
+    (tmp_path / "study/series" / series).write_bytes(b"\0" * 128 + b"DICM" + b"\0" * 40)
+    words = rf"holds no images, only 1 folders, and further in DICOM files such as study.series.{series}, which this"
+    for attempt in (lambda: open_dataset(tmp_path), lambda: find_images([tmp_path], 1)):
+        with pytest.raises(FileFormatError, match=words) as refusal:
+            attempt()
+        assert "dcm2niix" in refusal.value.hint
+
+
+def test_images_in_subfolders_are_named(tmp_path):
+    png(tmp_path / "ward/scans/a.png", grey())
+    words = r"holds no images, only 1 folders, and further in images such as ward.scans.a\.png$"
+    with pytest.raises(DataError, match=words) as refusal:
+        find_images([tmp_path], 1)
+    assert refusal.value.hint == f"name the folder that holds them: {tmp_path / 'ward/scans'}"
+    with pytest.raises(DataError, match=words) as refusal:
+        open_dataset(tmp_path)
+    assert "images/" in refusal.value.hint
 
 
 def test_channels_on_different_grids_are_refused(tmp_path):
@@ -310,9 +339,22 @@ def test_channels_on_different_grids_are_refused(tmp_path):
     two = nifti(tmp_path / "a_0001.nii.gz", np.zeros((3, 4, 5), np.int16), shifted)
     case = Case(id="a", images=(one, two))
     with pytest.raises(DataError, match=r"case a: the channels a_0000.nii.gz and a_0001.nii.gz lie on different grids"):
-        read_case_images(case, 2)
-    with pytest.raises(DataError, match="case a has 2 channel files, 3 are needed"):
-        read_case_images(case, 3)
+        read_case_images(case, ("x", "y"), "the bundle takes")
+    words = r"case a has 2 channel files, 3 are needed, the number that the bundle takes \(x, y, z\)"
+    with pytest.raises(DataError, match=words) as refusal:
+        read_case_images(case, ("x", "y", "z"), "the bundle takes")
+    assert "give one file a channel" in refusal.value.hint
+
+
+@pytest.mark.parametrize("files", [1, 2])
+def test_a_wrong_number_of_channels_says_whose_number_the_right_one_is(tmp_path, files):
+    raw_folder(tmp_path, cases="a", channel_names={"0": "T1", "1": "T2"})
+    for channel in range(files):
+        png(tmp_path / f"imagesTr/a_{channel:04d}.png", np.zeros((6, 7, 3), np.uint8))
+    words = rf"the data set {tmp_path.name} has \(T1, T2\)" if files == 1 else "each of 2 channel files must have"
+    with pytest.raises(DataError, match=f"has 3 channels instead of {3 - files}, the number that {words}$") as refusal:
+        read_case((dataset := open_dataset(tmp_path)).training[0], dataset)
+    assert "channels of the training data" in refusal.value.hint
 
 
 @needs_shared
@@ -320,7 +362,7 @@ def test_unregistered_scans_are_not_stacked():
     folder = DATA / "awkward" / "nifti"
     case = Case(id="x", images=(folder / "unregistered_t1.nii.gz", folder / "unregistered_flair.nii.gz"))
     with pytest.raises(DataError, match=r"different grids, \(26, 224, 256\) voxels .* and \(26, 256, 208\) voxels"):
-        read_case_images(case, 2)
+        read_case_images(case, ("T1", "FLAIR"), "the bundle takes")
 
 
 @needs_shared
@@ -335,11 +377,31 @@ def test_images_are_found_in_files_and_folders(tmp_path):
     for channel in range(2):
         png(tmp_path / f"more/b_{channel:04d}.png", grey())
     (tmp_path / "more/predict.json").write_text("{}")
-    assert find_images([one], 1) == (Case(id="one", images=(one,)),)
-    found = find_images([one, tmp_path / "more"], 2)
+    assert find_images([one, one], 1) == ((Case(id="one", images=(one,)),), ())
+    found, problems = find_images([one, tmp_path / "more"], 2)
     assert [(case.id, len(case.images)) for case in found] == [("b", 2), ("one", 1)]
-    assert [case.id for case in find_images([tmp_path / "more/b_0000.png"], 1)] == ["b"]
-    assert [case.id for case in find_images([tmp_path / "more/b_0001.png"], 1)] == ["b_0001"]
+    assert problems == ()
+    assert [case.id for case in find_images([tmp_path / "more/b_0000.png"], 1)[0]] == ["b"]
+    assert [case.id for case in find_images([tmp_path / "more/b_0001.png"], 1)[0]] == ["b_0001"]
+
+
+def test_what_cannot_be_predicted_is_told_beside_what_can(tmp_path):
+    for name in ("images/a_0000", "images/a_0001", "images/b_0000", "c_0000", "x/d_0000", "y/d_0000"):
+        png(tmp_path / f"{name}.png", grey())
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").write_text("x")
+    names = ("images", "c_0000.png", "c_0001.png", "gone", "empty", "notes.txt", "x/d_0000.png", "y/d_0000.png")
+    cases, problems = find_images([tmp_path / name for name in names], 2)
+    assert [case.id for case in cases] == ["a"]
+    told = {problem.case: problem.message for problem in problems}
+    assert sorted(told) == ["b", "c", "d", "empty", "gone", "notes"]
+    assert "b has 1 channel files (b_0000.png), 2 are needed, one for each channel of the bundle" in told["b"]
+    assert "c_0001.png cannot be read: No such file" in told["c"]
+    assert f"two images: {tmp_path / 'x/d_0000.png'} and {tmp_path / 'y/d_0000.png'}" in told["d"]
+    assert "is empty" in told["empty"]
+    assert "gone cannot be read: No such file" in told["gone"]
+    assert "has the format .txt, which is not read" in told["notes"]
+    assert all(problem.remedy for problem in problems)
 
 
 def test_what_is_no_image_to_predict_is_refused(tmp_path):
@@ -354,7 +416,7 @@ def test_what_is_no_image_to_predict_is_refused(tmp_path):
     with pytest.raises(FileFormatError, match=r"gone.png cannot be read: No such file"):
         find_images([tmp_path / "gone.png"], 1)
     one, other = png(tmp_path / "x/a.png", grey()), png(tmp_path / "y/a.png", grey())
-    with pytest.raises(DataError, match=r"case a has two images: a.png and a.png"):
+    with pytest.raises(DataError, match=r"case a has two images: .*x.a.png and .*y.a.png"):
         find_images([one, other], 1)
 
 

@@ -1,6 +1,7 @@
 """Predicting makes one mask an image, on its grid, goes on where it stopped, and leaves alone what is not its own."""
 
 import json
+import time
 from pathlib import Path
 
 import nibabel as nib
@@ -261,11 +262,50 @@ def test_a_truncated_image_does_not_stop_the_others(tmp_path, model, images):
     assert statuses(predict(model, images, tmp_path / "out")) == {"case_0": "kept", "case_1": "made", "case_2": "kept"}
 
 
+def test_what_is_not_there_does_not_stop_the_others(tmp_path, model):
+    inputs = [volume(tmp_path / "good.nii.gz"), tmp_path / "nope.nii.gz"]
+    steps = []
+    made = predict(model, inputs, tmp_path / "out", progress=lambda *step: steps.append(step))
+    assert statuses(made) == {"good": "made", "nope": "failed"}
+    assert made.failed == ("nope",)
+    assert "nope.nii.gz cannot be read: No such file" in made.entries[1].message
+    assert read(Predictions, tmp_path / "out" / "predict.json").failed == ("nope",)
+    assert steps == [(1, 2, "good"), (2, 2, "")]
+    volume(inputs[1], 1)
+    assert statuses(predict(model, inputs, tmp_path / "out")) == {"good": "kept", "nope": "made"}
+
+
+def test_a_case_with_another_number_of_channel_files_does_not_stop_the_others(tmp_path):
+    for name in ("a_0000", "a_0001", "b_0000"):
+        volume(tmp_path / "images" / f"{name}.nii.gz")
+    made = predict(saved(tmp_path, bright_bundle(tiny_config(channels=2))), tmp_path / "images", tmp_path / "out")
+    assert statuses(made) == {"a": "made", "b": "failed"}
+    assert "case b has 1 channel files (b_0000.nii.gz), 2 are needed, one for each channel" in made.entries[1].message
+    assert "numbered _0000 to _0001" in made.entries[1].message
+
+
+def test_a_failure_takes_the_time_that_it_took(tmp_path, model, images, monkeypatch):
+    def slow(*_):
+        time.sleep(0.05)
+        raise DataError("too dark")
+
+    predict(model, images / "case_0.nii.gz", tmp_path / "out")
+    volume(images / "case_0.nii.gz", seed=9)
+    (tmp_path / "out" / "case_0.nii.gz").unlink()
+    monkeypatch.setattr(inference, "prepare", slow)
+    made = predict(model, images, tmp_path / "out")
+    assert made.failed == ("case_0", "case_1", "case_2")
+    assert all(0.05 <= entry.seconds < 5 for entry in made.entries)
+    kept = read(Predictions, tmp_path / "out" / "predict.json").entries
+    assert [entry.seconds for entry in kept] == [entry.seconds for entry in made.entries]
+
+
 def test_colour_given_to_a_grey_network_is_named_with_both_numbers(tmp_path):
     Picture.fromarray(np.zeros((20, 30, 3), np.uint8)).save(tmp_path / "photo.png")
     made = predict(saved(tmp_path, bright_bundle(tiny_config(2))), tmp_path / "photo.png", tmp_path / "out")
     assert made.failed == ("photo",)
-    assert "photo.png has 3 channels instead of 1" in made.entries[0].message
+    words = "photo.png has 3 channels instead of 1, the number that the bundle takes (channel 0) (give images with the"
+    assert words in made.entries[0].message
 
 
 def test_a_picture_given_to_a_network_of_volumes_is_named(tmp_path, model):

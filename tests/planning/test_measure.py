@@ -98,6 +98,20 @@ def test_a_mask_of_another_shape_is_refused(tmp_path):
         examine(dataset.training[0], dataset)
 
 
+def test_a_mask_that_lies_elsewhere_is_refused_in_the_words_of_preprocess(tmp_path):
+    folder = write_volumes(tmp_path, count=2)
+    moved = np.eye(4)
+    moved[0, 3] = 5
+    nibabel.save(nibabel.Nifti1Image(np.ones((12, 14, 10), np.uint8), moved), folder / "labelsTr" / "case1.nii.gz")
+    words = (
+        r"case case1: the labels lie elsewhere than their image: "
+        r"affine \[\[0.0, 0.0, 1.0, 5.0\], .*\] and \[\[0.0, 0.0, 1.0, 0.0\], .*\]$"
+    )
+    with pytest.raises(DataError, match=words) as caught:
+        measure(open_dataset(folder), "", workers=1)
+    assert "mambino check" in caught.value.hint
+
+
 def test_voxels_that_are_not_finite_are_refused(tmp_path):
     folder = write_volumes(tmp_path, count=1)
     image = np.full((12, 14, 10), 3.0, np.float32)

@@ -1,7 +1,9 @@
 """`plan` writes what it returns, measures once, and keeps away from the plans of other data sets."""
 
+import errno
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -59,8 +61,27 @@ def test_a_typo_in_plan_json_is_named(tmp_path):
     plan(data, tmp_path / "work", OPTIONS)
     path = tmp_path / "work" / "plan.json"
     path.write_text(path.read_text().replace('"batch"', '"bacth"'))
-    with pytest.raises(FileFormatError, match=r"plan.json is not a valid plan: .*bacth"):
+    with pytest.raises(FileFormatError, match=r"plan.json is not a valid plan: .*bacth") as caught:
         plan(data, tmp_path / "work", OPTIONS)
+    assert caught.value.hint == f"correct it, or remove {path} to plan anew, or choose another output folder with -o"
+
+
+@pytest.mark.parametrize(("file", "left"), [("fingerprint.json", []), ("plan.json", ["fingerprint.json"])])
+def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch, file, left):
+    data = write_pictures(tmp_path / "data")
+    write_text = Path.write_text
+
+    def full(self, *text, **how):
+        if self.name.endswith(file):
+            write_text(self, "half", **how)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write_text(self, *text, **how)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(FileFormatError, match=f"{file} cannot be written: No space left on device") as caught:
+        plan(data, tmp_path / "work", OPTIONS)
+    assert "free some space" in caught.value.hint
+    assert [path.name for path in (tmp_path / "work").iterdir()] == left
 
 
 def test_images_without_labels_are_refused(tmp_path):

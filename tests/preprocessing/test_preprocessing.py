@@ -1,5 +1,6 @@
 """`preprocess` prepares each training case once, goes on where it stopped, and names what it cannot prepare."""
 
+import errno
 import json
 import os
 import shutil
@@ -237,6 +238,38 @@ def test_a_bug_keeps_its_kind_and_names_the_case(work, monkeypatch):
     assert caught.value.__notes__ == ["while preparing case case_0"]
 
 
+def test_a_full_disk_leaves_no_case_in_part(work, monkeypatch):
+    write_bytes = Path.write_bytes
+
+    def full(self, content):
+        if self.name.endswith("case_1.labels.b2nd"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write_bytes(self, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    words = r"case_1\.labels\.b2nd cannot be written: No space left on device"
+    with pytest.raises(FileFormatError, match=words) as caught:
+        preprocess(work, HERE)
+    assert "free some space" in caught.value.hint
+    assert {file.name.partition(".")[0] for file in (work / "prepared" / "3d").iterdir()} == {
+        "case_0",
+        "case_2",
+        "case_3",
+    }
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(work, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(
+        FileFormatError, match=r"prepared.3d cannot be written: Permission denied; 4 of 4 cases"
+    ) as caught:
+        preprocess(work, HERE)
+    assert "choose another output folder" in caught.value.hint
+
+
 def test_a_killed_process_is_one_clear_error(work, monkeypatch):
     monkeypatch.setattr(preprocessing, "_attempt", _die)
     with pytest.raises(DataError, match="a process that prepared cases was killed") as caught:
@@ -284,8 +317,9 @@ def test_a_dimension_without_a_configuration_is_refused(work, data):
 
 
 def test_a_folder_without_a_plan_is_refused(tmp_path):
-    with pytest.raises(FileFormatError, match=r"plan\.json cannot be read"):
+    with pytest.raises(DataError, match=r"holds no plan\.json") as caught:
         preprocess(tmp_path)
+    assert "mambino plan" in caught.value.hint
 
 
 def test_workers_out_of_range_are_refused(work):

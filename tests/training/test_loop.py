@@ -113,7 +113,7 @@ def test_epochs_are_the_limit_where_they_end_before_the_time():
 
 
 def test_patience_counts_down_from_the_best():
-    seen = trained(course({"recipe": {"steps": 2, "rate": 0.0}}, epochs=5, patience=3, validate_every=1))[1]
+    seen = trained(course({"recipe": {"steps": 2, "rate": 1e-12}}, epochs=5, patience=3, validate_every=1))[1]
     assert [e.patience_left for e in seen] == [3, 2, 1, 0, 0]
     assert [e.improved for e in seen] == [True, False, False, False, False]
 

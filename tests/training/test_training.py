@@ -201,7 +201,7 @@ def test_a_run_on_other_cases_is_not_gone_on_with(work):
 
 
 def test_patience_ends_a_run_for_good(work):
-    write(planned(recipe={"rate": 0.0}), work / "plan.json")
+    write(planned(recipe={"rate": 1e-12}), work / "plan.json")
     seen = []
     options = replace(SHORT, epochs=50, patience=2, validate_every=1)
     train(work, options, on_epoch=seen.append)
@@ -277,6 +277,38 @@ def test_a_typo_in_the_plan_is_named(work):
     (work / "plan.json").write_text(text)
     with pytest.raises(FileFormatError, match=r"plan\.json is not a valid plan"):
         train(work, SHORT)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words", "hint"),
+    [
+        ({"name": "unett"}, "there is no network 'unett'", "did you mean unet"),
+        ({"options": {"featurs": (4, 8)}}, "the network unet has no option 'featurs'; it has features", "did you mean"),
+        ({"options": {"features": (4,)}}, "features needs at least 2 stages, got 1", "correct "),
+        (
+            {"options": {"features": 4}},
+            r"the network unet cannot be built with the options {'features': 4}",
+            "correct ",
+        ),
+        ({"options": {"features": (4, -8)}}, "the network unet cannot be built with the options", "correct "),
+    ],
+)
+def test_a_network_that_cannot_be_built_is_named_with_the_plan(work, changes, words, hint):
+    network = replace(config().network, **changes)
+    write(replace(planned(), configs={"2d-unet": replace(config(), network=network)}), work / "plan.json")
+    with pytest.raises(OptionError, match=rf"plan\.json, configuration 2d-unet: .*{words}") as caught:
+        train(work, SHORT)
+    assert hint in caught.value.hint
+    assert "plan again" in caught.value.hint
+    assert not (work / "runs").exists()
+
+
+def test_a_patch_that_the_network_cannot_take_is_the_fault_of_the_plan(work):
+    write(planned(patch=(17, 14)), work / "plan.json")
+    words = r"2d-unet: the sides of the patch \(17, 14\) must be multiples of \(2, 2\), as its network unet needs"
+    with pytest.raises(OptionError, match=words) as caught:
+        train(work, SHORT)
+    assert "make it (16, 14)" in caught.value.hint
 
 
 def several():

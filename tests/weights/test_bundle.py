@@ -92,16 +92,18 @@ def test_a_changed_byte_is_noticed(tmp_path, place):
 def test_a_truncated_file_is_refused(tmp_path, keep, words):
     path = saved(tmp_path, tiny_bundle())
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(WeightsError, match=words):
+    with pytest.raises(WeightsError, match=words) as caught:
         load(path)
+    assert "fetch or copy it again" in caught.value.hint
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 something", b"\x02" + b"\0" * 7 + b"[]"])
 def test_a_file_of_another_kind_is_refused(tmp_path, content):
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
-    with pytest.raises(WeightsError, match=r"model.safetensors is not a bundle"):
+    with pytest.raises(WeightsError, match=r"model.safetensors is not a bundle") as caught:
         header(path)
+    assert "name the model.safetensors that train has written" in caught.value.hint
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pt", ".ckpt"])
@@ -122,14 +124,16 @@ def test_weights_without_our_entry_are_refused_with_what_they_lack(tmp_path, met
 
 def test_a_missing_file_is_named(tmp_path):
     for verb in (header, load, digest):
-        with pytest.raises(WeightsError, match=r"nowhere.safetensors cannot be read: No such file"):
+        with pytest.raises(WeightsError, match=r"nowhere.safetensors cannot be read: No such file") as caught:
             verb(tmp_path / "nowhere.safetensors")
+        assert "train writes" in caught.value.hint
 
 
 def test_a_later_format_is_refused_with_both_numbers(tmp_path):
     path = _described(tmp_path, {"format": 2, "something": "new"})
-    with pytest.raises(WeightsError, match=r"a bundle of format 2, but this version of mambino reads format 1"):
+    with pytest.raises(FileFormatError, match=r"has format 2, but this version of mambino reads format 1") as caught:
         header(path)
+    assert "use the version of mambino that wrote it" in caught.value.hint
 
 
 def test_a_typo_in_the_header_is_named(tmp_path):
@@ -155,8 +159,9 @@ def test_tensors_of_other_shapes_are_listed(tmp_path, monkeypatch):
     wide = tiny_bundle(tiny_config(channels=2)).network
     monkeypatch.setattr(bundles, "build", lambda _: wide)
     words = r"it holds layer.weight \(2, 1, 1, 1, 1\) where the network has \(2, 2, 1, 1, 1\)"
-    with pytest.raises(WeightsError, match=words):
+    with pytest.raises(WeightsError, match=words) as caught:
         load(path)
+    assert "mambino info names it" in caught.value.hint
 
 
 def test_a_failed_save_leaves_the_older_file(tmp_path, monkeypatch):

@@ -106,13 +106,42 @@ def orienting(grid: Grid, orientation: str) -> tuple[tuple[int, ...], tuple[int,
     Raises:
         DataError: `orientation` does not name three different directions.
     """
-    wanted = [_direction(letter, orientation) for letter in orientation[::-1]]
-    if sorted(axis for axis, _ in wanted) != [0, 1, 2]:
-        raise DataError(f"an orientation names three different directions, such as RAS; got {orientation!r}")
+    wanted = directions(orientation)
     axes, signs = _closest(grid)
     order = tuple(axes.index(axis) for axis, _ in wanted)
     flips = tuple(i for i, (_, sign) in enumerate(wanted) if signs[order[i]] != sign)
     return order, flips
+
+
+def directions(orientation: str) -> list[tuple[int, int]]:
+    """Return the world axis and the sign that each letter of an orientation names, slowest axis first.
+
+    Raises:
+        DataError: `orientation` does not name three different directions.
+    """
+    wanted = [_direction(letter, orientation) for letter in orientation[::-1]]
+    if sorted(axis for axis, _ in wanted) != [0, 1, 2]:
+        raise DataError(f"an orientation names three different directions, such as RAS; got {orientation!r}")
+    return wanted
+
+
+def check_same_place(image: Grid, labels: Grid) -> None:
+    """Refuse labels that do not lie on the voxels of their image.
+
+    Raises:
+        DataError: other numbers of voxels, or other places in the world where both state one.
+    """
+    hint = "mambino check DATA lists all such cases, and with --repair it mends a copy where that is safe"
+    if image.shape != labels.shape:
+        raise DataError(f"the image has {image.shape} voxels, its labels {labels.shape}", hint)
+    if image.unit == labels.unit and not image.close_to(labels):
+        raise DataError(
+            f"the labels lie elsewhere than their image: affine {_rounded(labels)} and {_rounded(image)}", hint
+        )
+
+
+def _rounded(grid: Grid) -> list[list[float]]:
+    return [[round(value, 3) for value in row] for row in grid.affine[:-1].tolist()]
 
 
 def _direction(letter: str, orientation: str) -> tuple[int, int]:

@@ -3,9 +3,10 @@
 import ctypes
 import os
 import sys
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 _CGROUP = Path("/sys/fs/cgroup")
+_OWN_GROUPS = Path("/proc/self/cgroup")
 _WINDOWS_COUNTS = ("total", "free", "page", "page_free", "virtual", "virtual_free", "extended")
 _UNLIMITED = 1 << 60  # version 1 says "no limit" with a number near 2^63
 
@@ -58,26 +59,81 @@ def _windows_memory() -> int:
 
 
 def _container_memory() -> int | None:
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
-        most, now = _number(_CGROUP / limit), _number(_CGROUP / used)
-        if most is not None and now is not None and most < _UNLIMITED:
-            return max(0, most - now)
-    return None
+    """Return what is left below the tightest limit of the groups that this process is in (bytes)."""
+    unified, memory_v1 = _groups(""), _groups("memory")
+    left = [
+        *(_left(group, "memory.max", "memory.current", "inactive_file") for group in unified),
+        *(_left(group, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file") for group in memory_v1),
+    ]
+    return min((some for some in left if some is not None), default=None)
+
+
+def _left(group: Path, limit: str, used: str, droppable: str) -> int | None:
+    """Return what a group may still take (bytes); cached files that can be dropped at once do not count as used."""
+    most, now = _number(group / limit), _number(group / used)
+    if most is None or now is None or most >= _UNLIMITED:
+        return None
+    return max(0, most - max(0, now - _statistic(group / "memory.stat", droppable)))
 
 
 def _quota() -> int | None:
-    try:
-        quota, period = (_CGROUP / "cpu.max").read_text().split()
-    except (OSError, ValueError):
+    """Return the cores that the tightest quota of the groups of this process allows, rounded up."""
+    quotas = [
+        *(_share(*_words(group / "cpu.max")) for group in _groups("")),
+        *(_share(*_words(g / "cpu.cfs_quota_us"), *_words(g / "cpu.cfs_period_us")) for g in _groups("cpu")),
+    ]
+    return min((quota for quota in quotas if quota is not None), default=None)
+
+
+def _share(*words: str) -> int | None:
+    """Return quota over period, rounded up; None without a quota ("max", or -1 in version 1)."""
+    if len(words) != 2 or not all(word.isdigit() for word in words):
         return None
-    return None if quota == "max" else -(-int(quota) // int(period))
+    quota, period = map(int, words)
+    return -(-quota // period) if quota and period else None
+
+
+def _groups(controller: str) -> list[Path]:
+    """Return the folder of the control group of this process and those of all groups above it, where they are.
+
+    Args:
+        controller: of version 1, "memory" or "cpu"; "" for version 2, which has one tree for all of them.
+    """
+    found = []
+    for line in _text(_OWN_GROUPS).splitlines():
+        _, names, place = (*line.split(":", 2), "", "")[:3]
+        if controller not in names.split(","):
+            continue
+        # A path with ".." leads out of the container, whose own limits then lie at the root.
+        parts = () if ".." in place else PurePosixPath(place).parts[1:]
+        for root in _roots(controller, names):
+            found += [root.joinpath(*parts[:depth]) for depth in range(len(parts), -1, -1)]
+    return found or _roots(controller, controller)
+
+
+def _roots(controller: str, names: str) -> list[Path]:
+    """Return where a tree of groups may be mounted: `memory`, `cpu,cpuacct`, or `unified` beside trees of version 1."""
+    places = dict.fromkeys((names, controller)) if controller else ("", "unified")
+    return [_CGROUP / place for place in places]
+
+
+def _statistic(path: Path, name: str) -> int:
+    lines = (line.split() for line in _text(path).splitlines())
+    return next((int(words[1]) for words in lines if len(words) == 2 and words[0] == name and words[1].isdigit()), 0)
 
 
 def _number(path: Path) -> int | None:
+    words = _words(path)
+    return int(words[0]) if len(words) == 1 and words[0].isdigit() else None
+
+
+def _words(path: Path) -> list[str]:
+    return _text(path).split()
+
+
+def _text(path: Path) -> str:
+    """Return what a file of the kernel says; nothing where it is not there, as on other systems."""
     try:
-        return int(path.read_text())
-    except (OSError, ValueError):
-        return None
+        return path.read_text()
+    except OSError:
+        return ""

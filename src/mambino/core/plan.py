@@ -1,10 +1,13 @@
 """What planning chose: how images are prepared, which network learns from them, and how."""
 
+from math import inf
+from pathlib import Path
 from typing import Literal
 
+from mambino.core.grid import directions
 from mambino.core.labels import Labels
-from mambino.core.records import record
-from mambino.errors import OptionError
+from mambino.core.records import read, record
+from mambino.errors import DataError, OptionError
 
 Value = int | float | str | bool | tuple[int, ...] | tuple[tuple[int, ...], ...] | None
 
@@ -25,6 +28,13 @@ class NetworkSpec:
     out_channels: int
     options: dict[str, Value]
 
+    def __post_init__(self) -> None:
+        if min(self.in_channels, self.out_channels) < 1:
+            raise OptionError(
+                f"a network needs channels in and out, got in_channels {self.in_channels} "
+                f"and out_channels {self.out_channels}"
+            )
+
 
 @record
 class Normalise:
@@ -44,6 +54,13 @@ class Normalise:
     upper: float = 0.0
     inside: bool = False
 
+    def __post_init__(self) -> None:
+        if self.lower > self.upper or not self.std >= 0:
+            raise OptionError(
+                f"a scheme needs lower <= upper and std >= 0, got lower {self.lower}, upper {self.upper} "
+                f"and std {self.std}"
+            )
+
 
 @record
 class Resample:
@@ -60,6 +77,11 @@ class Resample:
     label_order: int = 1
     separate_axis: Literal["auto", "yes", "no"] = "auto"
     separate_order: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("image_order", "label_order", "separate_order"):
+            if getattr(self, name) not in range(4):
+                raise OptionError(f"{name} must be 0 to 3, got {getattr(self, name)}")
 
 
 @record
@@ -89,6 +111,19 @@ class Recipe:
     augmentation: Literal["full", "light", "none"] = "full"
     deep_supervision: bool = True
     clip: float = 12.0
+
+    def __post_init__(self) -> None:
+        for name, fits, words in (
+            ("rate", 0 < self.rate < inf, "above 0"),
+            ("weight_decay", 0 <= self.weight_decay < inf, "0 or more"),
+            ("warmup", 0 <= self.warmup < 1, "a share, at least 0 and below 1"),
+            ("epochs", self.epochs >= 1, "at least 1"),
+            ("steps", self.steps >= 1, "at least 1"),
+            ("foreground", 0 <= self.foreground <= 1, "a share, 0 to 1"),
+            ("clip", self.clip > 0, "above 0"),
+        ):
+            if not fits:
+                raise OptionError(f"{name} must be {words}, got {getattr(self, name)}")
 
 
 @record
@@ -134,8 +169,8 @@ class Config:
     def __post_init__(self) -> None:
         if self.dim not in (2, 3):
             raise OptionError(f"a configuration has 2 or 3 axes, got dim {self.dim}")
-        for name, values in (("spacing", self.spacing), ("patch", self.patch)):
-            if len(values) != self.dim or min(values) <= 0:
+        for name, values in (("spacing", self.spacing), ("patch", self.patch), ("shape", self.shape)):
+            if len(values) != self.dim or not all(0 < value < inf for value in values):
                 raise OptionError(f"{name} needs {self.dim} positive entries, got {values}")
         if self.batch < 1:
             raise OptionError(f"batch must be at least 1, got {self.batch}")
@@ -145,6 +180,26 @@ class Config:
             raise OptionError(
                 f"normalise needs an entry for each of {self.network.in_channels} channels, got {len(self.normalise)}"
             )
+        self._check_axes()
+        self._check_swap()
+
+    def _check_axes(self) -> None:
+        if self.orientation is not None:
+            directions(self.orientation)
+        if self.slice_axis is not None and (self.dim == 3 or self.slice_axis not in range(3)):
+            raise OptionError(f"slice_axis is 0, 1 or 2, and for dim 2 only; got {self.slice_axis} for dim {self.dim}")
+        if len(set(self.mirror)) < len(self.mirror) or not set(self.mirror) <= set(range(self.dim)):
+            raise OptionError(f"mirror names axes from 0 to {self.dim - 1}, each once, got {self.mirror}")
+        if self.swap_axis is not None and self.swap_axis not in range(self.dim):
+            raise OptionError(f"swap_axis is an axis from 0 to {self.dim - 1}, got {self.swap_axis}")
+
+    def _check_swap(self) -> None:
+        if self.swap and self.swap_axis is None:
+            raise OptionError(f"swap needs swap_axis, the axis along which it applies, got swap {self.swap} alone")
+        last = self.network.out_channels - 1
+        for pair in self.swap:
+            if pair[0] == pair[1] or not set(pair) <= set(range(last + 1)):
+                raise OptionError(f"swap names two different output channels from 0 to {last}, got {pair}")
 
 
 @record
@@ -187,9 +242,41 @@ class Plan:
     def __post_init__(self) -> None:
         if self.default not in self.configs:
             raise OptionError(f"the default configuration {self.default} is not among {sorted(self.configs)}")
+        for name, config in self.configs.items():
+            self._check_fits(name, config)
+
+    def _check_fits(self, name: str, config: Config) -> None:
+        """Refuse a network with other channels than the data set has, or other outputs than its labels."""
+        network, labels = config.network, self.labels
+        if network.in_channels != len(self.channels):
+            raise OptionError(
+                f"the network of {name} has in_channels {network.in_channels}, "
+                f"the data set {len(self.channels)} channels ({', '.join(self.channels)})"
+            )
+        if network.out_channels != labels.out_channels:
+            raise OptionError(
+                f"the network of {name} has out_channels {network.out_channels}, "
+                f"but the labels need {labels.out_channels} ({', '.join(labels.names)}"
+                f"{'' if labels.has_regions else ' and background'})"
+            )
+        if not labels.has_regions and any(0 in pair for pair in config.swap):
+            raise OptionError(f"swap of {name} exchanges paired organs, but 0 is the background; got {config.swap}")
 
     def config(self, name: str) -> Config:
         """Return a configuration by name."""
         if name not in self.configs:
             raise OptionError(f"the plan has no configuration {name}", hint=f"choose from {', '.join(self.configs)}")
         return self.configs[name]
+
+
+def read_plan(work: Path) -> Plan:
+    """Read the plan of a work folder.
+
+    Raises:
+        DataError: there is none.
+        FileFormatError: it is not a valid plan.
+    """
+    path = work / "plan.json"
+    if not path.is_file():
+        raise DataError(f"{work} holds no plan.json", hint=f"make one: mambino plan DATA -o {work}")
+    return read(Plan, path, hint=f"correct it, or remove it and plan again: mambino plan DATA -o {work}")

@@ -14,6 +14,11 @@ from mambino.errors import FileFormatError, OptionError
 
 T = TypeVar("T")
 
+_MEND = "correct the file, or remove it to have it made again"
+_SHOWN = 3  # places in one message
+_LONGEST = 60  # characters of a value in a message
+_NO_VALUE = {"missing", "unexpected_keyword_argument", "value_error", "json_invalid"}  # said in full by their text
+
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def record(cls: type[T]) -> type[T]:
@@ -23,28 +28,38 @@ def record(cls: type[T]) -> type[T]:
     return cls
 
 
-def read(cls: type[T], path: Path) -> T:
+def read(cls: type[T], path: Path, hint: str = _MEND) -> T:
     """Read one record; what is wrong is named by file and place.
 
+    Args:
+        cls: the record.
+        path: of the file.
+        hint: the next step for whoever meets a file that is not valid.
+
     Raises:
-        FileFormatError: the file is missing, is not JSON, or holds an unknown key or a wrong type.
+        FileFormatError: the file is missing, is not JSON, has another format, or holds an unknown key or a wrong type.
     """
     try:
         text = path.read_bytes()
     except OSError as error:
-        raise FileFormatError(f"{path} cannot be read: {error.strerror}") from None
-    return parse(cls, text, str(path))
+        raise FileFormatError(
+            f"{path} cannot be read: {error.strerror}", hint="check the path and its permissions"
+        ) from None
+    return parse(cls, text, str(path), hint)
 
 
-def parse(cls: type[T], text: bytes | str, source: str) -> T:
+def parse(cls: type[T], text: bytes | str, source: str, hint: str = _MEND) -> T:
     """Read one record from JSON text that came from `source`."""
     from pydantic import ValidationError
 
+    _check_format(cls, text, source, hint)
     try:
         value: T = _adapter(cls).validate_json(text, strict=True)
     except ValidationError as error:
-        places = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:3])
-        raise FileFormatError(f"{source} is not a valid {cls.__name__.lower()}: {places}") from None
+        said = tuple(dict.fromkeys(_said(one, text) for one in error.errors()))
+        more = f"; and {len(said) - _SHOWN} more" if len(said) > _SHOWN else ""
+        places = "; ".join(said[:_SHOWN]) + more
+        raise FileFormatError(f"{source} is not a valid {cls.__name__.lower()}: {places}", hint) from None
     return value
 
 
@@ -62,7 +77,10 @@ def checked(options: T) -> T:
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0]).replace("_", "-")
-        raise OptionError(f"--{name} {first['input']}: {first['msg'].lower()}") from None
+        raise OptionError(
+            f"--{name} {first['input']}: {first['msg'].lower()}",
+            hint="mambino COMMAND --help says what each option takes",
+        ) from None
     return options
 
 
@@ -104,16 +122,69 @@ def replacing(path: Path) -> Iterator[Path]:
         handle, name = tempfile.mkstemp(prefix=".part-", suffix="-" + path.name, dir=path.parent)
         os.close(handle)
     except OSError as error:
-        raise _unwritable(path, error) from None
+        raise unwritable(path, error) from None
     part = Path(name)
     try:
         yield part
         part.chmod(0o644)
         part.replace(path)
     except OSError as error:
-        raise _unwritable(path, error) from None
+        raise unwritable(path, error) from None
     finally:
         part.unlink(missing_ok=True)
+
+
+def unwritable(path: Path, error: OSError) -> FileFormatError:
+    """Return the error of a file or folder that cannot be written to."""
+    return FileFormatError(
+        f"{path} cannot be written: {error.strerror or error}",
+        hint="choose another output folder, or free some space",
+    )
+
+
+@dataclass(frozen=True)
+class _Version:
+    """What all records with a format have in common."""
+
+    format: int | None = None
+
+
+def _check_format(cls: Any, text: bytes | str, source: str, hint: str) -> None:
+    """Refuse a record of another format by both numbers, before its other keys are found to be strange."""
+    from pydantic import ValidationError
+
+    ours = next((field.default for field in fields(cls) if field.name == "format"), None)
+    try:
+        found = _adapter(_Version).validate_json(text, strict=True).format
+    except ValidationError:
+        return  # the record itself says what is wrong
+    if ours is not None and found is not None and found != ours:
+        raise FileFormatError(
+            f"{source} has format {found}, but this version of mambino reads format {ours}",
+            hint=f"use the version of mambino that wrote it, or {hint}",
+        )
+
+
+def _said(error: Any, text: bytes | str) -> str:
+    """Say one thing that is wrong: its place, what must be there, and what is."""
+    words, place, value = error["msg"].removeprefix("Value error, "), list(error["loc"]), error["input"]
+    if error["type"] not in _NO_VALUE:
+        there, value = _place(place, json.loads(text))
+        if there != place:  # the rest names the types tried one after the other, of which none fits
+            place, words = there, "Input should be of another type"
+        shown = json.dumps(value, ensure_ascii=False)
+        words += f", got {shown if len(shown) <= _LONGEST else shown[:_LONGEST] + '…'}"
+    return f"{'.'.join(map(str, place))}: {words}" if place else words
+
+
+def _place(keys: list[Any], value: Any) -> tuple[list[Any], Any]:
+    """Follow `keys` as far as the file has them; return these, and what it holds there."""
+    for depth, key in enumerate(keys):
+        try:
+            value = value[key]
+        except (LookupError, TypeError):
+            return keys[:depth], value
+    return keys, value
 
 
 def _new_adapter(kind: Any) -> Any:
@@ -124,10 +195,3 @@ def _new_adapter(kind: Any) -> Any:
 
 # Making the checker of a record takes milliseconds, using it microseconds.
 _adapter: Callable[[Any], Any] = lru_cache(_new_adapter)
-
-
-def _unwritable(path: Path, error: OSError) -> FileFormatError:
-    return FileFormatError(
-        f"{path} cannot be written: {error.strerror or error}",
-        hint="choose another output folder, or free some space",
-    )

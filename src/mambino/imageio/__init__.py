@@ -13,7 +13,7 @@ from mambino.core.grid import Grid
 from mambino.core.image import Image, Segmentation
 from mambino.core.labels import Labels
 from mambino.core.records import replacing
-from mambino.errors import DataError, FileFormatError, MissingExtraError
+from mambino.errors import DataError, FileFormatError
 from mambino.imageio import codes as coding
 
 Format = Literal["nifti", "raster", "itk", "dicom"]
@@ -37,6 +37,7 @@ FORMATS: dict[str, Format] = {
 SUFFIXES = tuple(FORMATS)
 """What `read_image` reads, lower case; the last two lines of formats need the extra `itk`."""
 
+FROM_DICOM = "convert the series to NIfTI first, for example with dcm2niix -z y -o FOLDER SERIES"
 _DICOM = {".dcm", ".dicom", ".ima"}
 _SIGNATURES: tuple[tuple[int, bytes, Format], ...] = (
     (0, b"\x89PNG", "raster"),
@@ -68,12 +69,13 @@ def mask_suffix(path: Path) -> str:
     return ".png" if FORMATS.get(kind) == "raster" else ".nii.gz"
 
 
-def read_image(path: Path, *, channels: int | None = None) -> Image:
+def read_image(path: Path, *, channels: int | None = None, whose: str = "") -> Image:
     """Read all channels of one file, in the type of the file, or float32 where the file scales them.
 
     Args:
         path: of the file.
         channels: how many there must be. If None, an axis that becomes channels is warned about.
+        whose: who says so, for the message: "the data set heart has (MRI)".
 
     Raises:
         FileFormatError: missing, damaged, truncated, or of a kind that is not read.
@@ -83,7 +85,11 @@ def read_image(path: Path, *, channels: int | None = None) -> Image:
     path = Path(path)
     image = _read(path, declared=channels is not None)
     if channels is not None and image.channels != channels:
-        raise DataError(f"{path} has {image.channels} channels instead of {channels}")
+        source = f", the number that {whose}" if whose else ""
+        raise DataError(
+            f"{path} has {image.channels} channels instead of {channels}{source}",
+            "give images with the channels of the training data, in its order",
+        )
     return image
 
 
@@ -197,7 +203,6 @@ def check_readable(path: Path) -> None:
 
     Raises:
         FileFormatError: missing, empty, a folder, or of a kind that is not read.
-        MissingExtraError: another package reads it.
     """
     try:
         _format(path)
@@ -206,8 +211,11 @@ def check_readable(path: Path) -> None:
 
 
 def is_dicom(path: Path) -> bool:
-    """Tell whether a file is DICOM, by its mark or its suffix."""
-    return suffix(path) in _DICOM or _signed(path) == "dicom"
+    """Tell whether a file is DICOM, by its mark or its suffix; one that cannot be read is not."""
+    try:
+        return suffix(path) in _DICOM or _signed(path) == "dicom"
+    except OSError:
+        return False
 
 
 def _signed(path: Path) -> Format | None:
@@ -220,8 +228,8 @@ def _unreadable(path: Path, error: OSError) -> FileFormatError:
     return FileFormatError(f"{path} cannot be read: {error.strerror or error}", "check the path and its permissions")
 
 
-def _dicom(path: Path) -> MissingExtraError:
-    return MissingExtraError(f"{path} is DICOM, which needs the extra dicom", "pip install 'mambino[dicom]'")
+def _dicom(path: Path) -> FileFormatError:
+    return FileFormatError(f"{path} is DICOM, which this version does not read yet", FROM_DICOM)
 
 
 def _writable(path: Path) -> Format:

@@ -4,6 +4,7 @@ import csv
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from mambino.core.dataset import Case, Dataset
 from mambino.core.grid import Grid
 from mambino.core.image import Image, Segmentation
 from mambino.errors import DataError, Error, FileFormatError
-from mambino.imageio import FORMATS, check_readable, is_dicom, read_image, read_labels, suffix
+from mambino.imageio import FORMATS, FROM_DICOM, check_readable, is_dicom, read_image, read_labels, suffix
 from mambino.imageio.description import describe
 from mambino.imageio.masks import find_labels
 from mambino.imageio.pairing import Channels, Problem, formed, grouped, listing, partners
@@ -32,6 +33,7 @@ _MASKS = ("labelsTr", "labels", "masks")
 _TEST_IMAGES = ("imagesTs", "test/images", "test")
 _TEST_MASKS = ("labelsTs", "test/labels", "test/masks")
 _KNOWN = ", ".join(FORMATS)
+_DEEP = 1000  # entries of a folder that are looked at, to say what is in it instead of images
 _LAYOUT = "put the images into images/ and their masks into labels/, under the same names"
 
 
@@ -65,21 +67,31 @@ def scan_dataset(path: Path) -> tuple[Dataset, tuple[Problem, ...]]:
 
 def read_case(case: Case, dataset: Dataset) -> Image:
     """Read all channels of a case; see `read_case_images`."""
-    return read_case_images(case, len(dataset.channels))
+    return read_case_images(case, dataset.channels, f"the data set {dataset.name} has")
 
 
-def read_case_images(case: Case, channels: int) -> Image:
+def read_case_images(case: Case, channels: Sequence[str], whose: str) -> Image:
     """Read the channel files of a case as one image.
+
+    Args:
+        case: whose mask is not looked at.
+        channels: names of those that there must be, in order.
+        whose: these are, for the message: "the bundle takes".
 
     Raises:
         DataError: another number of channels, or channels that lie on different grids.
         FileFormatError: a file cannot be read.
     """
+    whose = f"{whose} ({', '.join(channels)})"
     if len(case.images) == 1:
-        return read_image(case.images[0], channels=channels)
-    if len(case.images) != channels:
-        raise DataError(f"case {case.id} has {len(case.images)} channel files, {channels} are needed")
-    parts = [read_image(file, channels=1) for file in case.images]
+        return read_image(case.images[0], channels=len(channels), whose=whose)
+    if len(case.images) != len(channels):
+        raise DataError(
+            f"case {case.id} has {len(case.images)} channel files, {len(channels)} are needed, the number that {whose}",
+            "give one file a channel, in this order",
+        )
+    one = f"each of {len(channels)} channel files must have"
+    parts = [read_image(file, channels=1, whose=one) for file in case.images]
     for file, part in zip(case.images[1:], parts[1:], strict=True):
         if not parts[0].grid.close_to(part.grid):
             raise DataError(
@@ -102,29 +114,44 @@ def read_case_labels(case: Case, dataset: Dataset) -> Segmentation:
     return read_labels(case.label, dataset.labels, dataset.codes)
 
 
-def find_images(inputs: Sequence[Path], channels: int) -> tuple[Case, ...]:
+def find_images(inputs: Sequence[Path], channels: int) -> tuple[tuple[Case, ...], tuple[Problem, ...]]:
     """Find the images to predict: files, and folders whose channel files are grouped by name.
 
     Args:
         inputs: files, folders or both.
         channels: how many the network takes.
 
+    Returns:
+        The cases, and what is wrong with the others, one problem each: a file that does not exist or is of
+        a kind that is not read, a folder without images, a wrong number of channel files, two images of one name.
+
     Raises:
-        DataError: a folder without images, a wrong number of channel files, two images of one name.
-        FileFormatError: a file that does not exist, or of a kind that is not read.
+        DataError, FileFormatError: the first of these problems, where no case is left.
     """
-    cases, problems = grouped(file for path in inputs for file in _images_at(Path(path)))
-    whole, more = formed(cases, channels)
-    for problem in (*problems, *more):
-        raise DataError(problem.message, problem.remedy)
-    return tuple(whole.values())
+    refused: dict[Path, Error] = {}
+    found = dict.fromkeys(file for path in inputs for file in _images_at(Path(path), refused))
+    named, twice = grouped(found)
+    whole, wrong = formed(named, channels, "the bundle")
+    problems = {problem.case: problem for problem in (*wrong, *twice)}
+    for case, files in named.items():
+        for error in (refused[file] for file in files.values() if file in refused):
+            problems[case] = Problem(kind="unreadable", case=case, message=str(error), remedy=error.hint)
+    cases = tuple(case for name, case in whole.items() if name not in problems)
+    if problems and not cases:
+        first = next(iter(problems.values()))
+        raise next(iter(refused.values()), DataError(first.message, first.remedy))
+    return cases, tuple(problems.values())
 
 
-def _images_at(path: Path) -> list[Path]:
-    if not path.is_dir():
+def _images_at(path: Path, refused: dict[Path, Error]) -> list[Path]:
+    """Return the images that a path names; note in `refused` why it is none, if so."""
+    try:
+        if path.is_dir():
+            return listing(path) or _refuse_empty(path, f"files of these kinds are read: {_KNOWN}")
         check_readable(path)
-        return [path]
-    return listing(path) or _refuse_empty(path, f"files of these kinds are read: {_KNOWN}")
+    except Error as error:
+        refused[path] = error
+    return [path]
 
 
 def _described(path: Path) -> tuple[Dataset, tuple[Problem, ...]]:
@@ -173,7 +200,15 @@ def _plain(path: Path) -> tuple[Dataset, tuple[Problem, ...]]:
     test = _test(path, len(channels), None, problems)
     labelled = [case.label for case in (*training.values(), *test.values()) if case.label]
     if not labelled:
-        raise DataError(f"no image in {folder} has a mask of the same name in {masks}", "name masks as their images")
+        image, mask = (
+            listing(folder)[0].name,
+            next((f"masks such as {file.name}" for file in listing(masks)), "no masks"),
+        )
+        raise DataError(
+            f"no image in {folder} has a mask of the same name in {masks}: "
+            f"there are images such as {image}, and {mask}",
+            "name masks as their images; only the ending may differ, and _0000 for a channel is left out",
+        )
     labels, codes, found = find_labels(labelled)
     problems += found
     patients = _patients(path / "cases.csv")
@@ -339,8 +374,17 @@ def _refuse_empty(folder: Path, hint: str = "") -> list[Path]:
     if not files:
         raise DataError(f"{folder} is empty", hint or _LAYOUT)
     kinds = Counter("folders" if file.is_dir() else suffix(file) or "files without a suffix" for file in files)
-    listed = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common(4))
-    raise DataError(f"{folder} holds no images, only {listed}", hint or f"{_LAYOUT}; these are read: {_KNOWN}")
+    what = f"{folder} holds no images, only " + ", ".join(f"{n} {kind}" for kind, n in kinds.most_common(4))
+    below = [file for file in islice(folder.rglob("*"), _DEEP) if file.is_file() and not file.name.startswith(".")]
+    images = [file for file in below if suffix(file) in FORMATS]
+    dicom = [file for file in below if is_dicom(file)]
+    if len(dicom) > len(images):
+        what += f", and further in DICOM files such as {min(dicom).relative_to(folder)}"
+        raise FileFormatError(f"{what}, which this version does not read yet", FROM_DICOM)
+    if images:
+        what += f", and further in images such as {min(images).relative_to(folder)}"
+        raise DataError(what, f"name the folder that holds them: {min(images).parent}" if hint else _LAYOUT)
+    raise DataError(what, hint or f"{_LAYOUT}; these are read: {_KNOWN}")
 
 
 def _grid_words(grid: Grid) -> str:

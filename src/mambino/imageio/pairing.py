@@ -67,7 +67,9 @@ def grouped(files: Iterable[Path], ending: str | None = None) -> tuple[dict[str,
     return cases, problems
 
 
-def formed(cases: dict[str, Channels], channels: int) -> tuple[dict[str, Case], list[Problem]]:
+def formed(
+    cases: dict[str, Channels], channels: int, whose: str = "the data set"
+) -> tuple[dict[str, Case], list[Problem]]:
     """Make a `Case` of each image that has all its channel files; tell what is wrong with the others."""
     several = any(len(files) > 1 for files in cases.values())
     whole, problems = {}, []
@@ -81,7 +83,8 @@ def formed(cases: dict[str, Channels], channels: int) -> tuple[dict[str, Case], 
             Problem(
                 kind="channels",
                 case=case,
-                message=f"case {case} has {len(files)} channel files ({names}), {channels} are needed",
+                message=f"case {case} has {len(files)} channel files ({names}), {channels} are needed, "
+                f"one for each channel of {whose}",
                 remedy=f"give one file a channel, numbered _0000 to _{channels - 1:04d}"
                 if channels > 1
                 else "give one file an image; a name that ends in _0000 says that channels are numbered",
@@ -128,9 +131,10 @@ def _complete(files: Channels, channels: int, *, several: bool) -> bool:
 
 
 def _twice(what: str, case: str, one: Path, other: Path) -> Problem:
+    both = f"{one.name} and {other.name} in {other.parent}" if one.parent == other.parent else f"{one} and {other}"
     return Problem(
         kind="duplicate",
         case=case,
-        message=f"case {case} has two {what}: {one.name} and {other.name} in {other.parent}",
+        message=f"case {case} has two {what}: {both}",
         remedy="keep one of them, or give them different names",
     )

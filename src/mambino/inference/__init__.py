@@ -16,9 +16,9 @@ from mambino.core.machine import cores
 from mambino.core.options import PredictOptions, Progress, silent
 from mambino.core.provenance import versions
 from mambino.core.records import checked, replacing, write
-from mambino.errors import Error, OptionError
+from mambino.errors import DataError, Error, OptionError
 from mambino.imageio import SUFFIXES, mask_suffix, suffix, write_labels, write_scores
-from mambino.imageio.folders import find_images, read_case_images
+from mambino.imageio.folders import Problem, find_images, read_case_images
 from mambino.inference.ensemble import common_header, logits
 from mambino.inference.ledger import (
     NAME,
@@ -53,7 +53,7 @@ def predict(
     have made from the same image is kept. Any other mask is left alone unless `options.overwrite`.
     With `options.probabilities`, class probabilities are written to `output`/probabilities.
 
-    A bad image does not stop the others: its entry has the status "failed" and says why.
+    A bad image, or one that is not there, does not stop the others: its entry has the status "failed" and says why.
 
     Args:
         bundles: one, or several whose logits are averaged.
@@ -63,18 +63,18 @@ def predict(
         progress: called before each case and at the end.
 
     Returns:
-        The entries of this run, in the order of the cases; files are paths that can be opened from here.
+        The entries of this run, sorted by case; files are paths that can be opened from here.
 
     Raises:
         OptionError: bundles that do not belong together, an output that is no folder, a missing device.
         WeightsError: a bundle cannot be used.
-        DataError: there is no image among the inputs.
+        DataError, FileFormatError: none of the inputs is an image to segment; the first says why.
         FileFormatError: the output folder cannot be written to, or the disk is full.
     """
     options = checked(options)
     files, folder, device = _paths(bundles), _folder(output), choose_device(options.device)
     header = common_header(files)
-    cases = find_images(_paths(inputs), len(header.channels))
+    cases, problems = find_images(_paths(inputs), len(header.channels))
     masks = _masks(cases, folder)
     before = entries_in(folder)
     now = Predictions(bundles=tuple(map(digest, files)), options=options, versions=versions())
@@ -85,21 +85,22 @@ def predict(
         write(merged(replace(now, entries=tuple(entries.values())), before), folder / NAME)
 
     # Written before the network runs, it tells at once whether the folder can be written to.
-    keep_record()
+    keep_record(*(_refusal(problem, before) for problem in problems))
+    total = len(cases) + len(problems)
     todo = [case for case in cases if case.id not in entries]
     with _threads(options.threads):
         ensemble = tuple(load(path, str(device)) for path in files) if todo else ()
         for case in todo:
-            progress(len(entries), len(cases), case.id)
+            progress(len(entries), total, case.id)
             begin = time.perf_counter()
             try:
                 result = _segment(case, ensemble, options, device)
             except Error as error:
-                keep_record(failure(case, error, before.get(case.id)))
+                keep_record(failure(case.id, error, before.get(case.id), time.perf_counter() - begin))
             else:
                 _save(result, case, masks[case.id], begin, now, keep_record)
-    progress(len(cases), len(cases), "")
-    return replace(now, entries=tuple(_from_here(entries[case.id], folder) for case in cases))
+    progress(total, total, "")
+    return replace(now, entries=tuple(_from_here(entries[name], folder) for name in sorted(entries)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,7 +113,7 @@ class _Result:
 
 def _segment(case: Case, ensemble: Sequence[Bundle], options: PredictOptions, device: torch.device) -> _Result:
     config, labels = ensemble[0].config, ensemble[0].labels
-    prepared = prepare(read_case_images(case, len(ensemble[0].channels)), config)
+    prepared = prepare(read_case_images(case, ensemble[0].channels, "the bundle takes"), config)
     slabs: Iterable[Slab] = logits(ensemble, prepared.array, options, device)
     scores = None
     if options.probabilities:
@@ -155,6 +156,11 @@ def _again(entry: Entry, mask: Path, options: PredictOptions) -> bool:
     if entry.status == "untouched":
         return options.overwrite
     return options.probabilities and not _scores_path(mask).exists()
+
+
+def _refusal(problem: Problem, before: dict[str, Entry]) -> Entry:
+    """Return the entry of a case that cannot even be tried."""
+    return failure(problem.case, DataError(problem.message, problem.remedy), before.get(problem.case))
 
 
 def _masks(cases: Sequence[Case], folder: Path) -> dict[str, Path]:

@@ -23,7 +23,7 @@ class Entry:
         status: "made": now; "kept": made earlier by the same bundles with the same options from the same
             image; "untouched": there is a mask that is not ours to replace; "failed": see message.
         file: the mask, in the folder of this record; None where there is none.
-        seconds: that making it took (s).
+        seconds: that making it took, or until it failed (s).
         message: why it failed or was left alone.
         sha256: of the mask.
         image: sha256 of the image files it was made from.
@@ -109,11 +109,11 @@ def settled(case: Case, mask: Path, before: Entry | None, made_by: str) -> Entry
     return replace(before, status="untouched", message=_left(why))
 
 
-def failure(case: Case, error: Error, before: Entry | None) -> Entry:
+def failure(case: str, error: Error, before: Entry | None, seconds: float = 0.0) -> Entry:
     """Return the entry of a case that cannot be segmented; what is known of an older mask stays known."""
     message = f"{error} ({error.hint})" if error.hint else str(error)
-    older = before or Entry(case=case.id, status="failed")
-    return replace(older, status="failed", message=message)
+    older = before or Entry(case=case, status="failed")
+    return replace(older, status="failed", message=message, seconds=round(seconds, 3))
 
 
 def image_digest(case: Case) -> str:

@@ -44,7 +44,8 @@ def _refuse_other(dataset: Dataset, path: Path) -> None:
     """Refuse to replace the plan of another data set; one that has moved is still the same."""
     if not path.exists():
         return
-    there = read(Plan, path)
+    hint = f"correct it, or remove {path} to plan anew, or choose another output folder with -o"
+    there = read(Plan, path, hint)
     folder = str(dataset.folder.resolve())
     if there.dataset != dataset.name or (there.folder != folder and Path(there.folder).is_dir()):
         raise OptionError(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mambino.core.dataset import Case, Dataset
 from mambino.core.fingerprint import CaseFacts, Fingerprint, Intensity
-from mambino.core.grid import Grid, orienting
+from mambino.core.grid import Grid, check_same_place, orienting
 from mambino.core.image import Image, Segmentation
 from mambino.core.machine import cores
 from mambino.core.options import Progress, silent
@@ -52,7 +52,7 @@ def measure(dataset: Dataset, source: str, *, workers: int = 0, progress: Progre
         progress: called after each case.
 
     Raises:
-        DataError: there is no training case or no annotated voxel, a mask does not fit its image,
+        DataError: there is no training case or no annotated voxel, a mask does not lie on its image,
             voxels are not finite, or cases differ in dimension or unit.
     """
     if not dataset.training:
@@ -146,16 +146,15 @@ def _turning(grid: Grid) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def _check(case: str, image: Image, segmentation: Segmentation) -> None:
-    if image.grid.shape != segmentation.grid.shape:
-        raise DataError(
-            f"case {case}: the image has {image.grid.shape} voxels, its labels {segmentation.grid.shape}",
-            hint="see all such cases, or repair a copy: mambino check DATA --repair -o COPY",
-        )
+    try:
+        check_same_place(image.grid, segmentation.grid)
+    except DataError as error:
+        raise DataError(f"case {case}: {error}", error.hint) from None
     broken = image.array.size - np.count_nonzero(np.isfinite(image.array))
     if broken:
         raise DataError(
             f"case {case}: {broken} of {image.array.size} voxels are not finite numbers",
-            hint="see all such cases, or repair a copy: mambino check DATA --repair -o COPY",
+            hint="mambino check DATA lists all such cases, and with --repair it mends a copy",
         )
 
 

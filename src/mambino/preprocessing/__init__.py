@@ -13,8 +13,8 @@ from pathlib import Path
 from mambino.core import machine
 from mambino.core.dataset import Case, Dataset
 from mambino.core.options import PreprocessOptions, Progress, silent
-from mambino.core.plan import Config, Plan
-from mambino.core.records import checked, read
+from mambino.core.plan import Config, Plan, read_plan
+from mambino.core.records import checked
 from mambino.errors import DataError, Error, OptionError
 from mambino.imageio.folders import open_dataset, read_case, read_case_labels
 from mambino.preprocessing.case import data_side, prepare, prepare_labels
@@ -32,13 +32,13 @@ def preprocess(work: Path, options: PreprocessOptions = PreprocessOptions(), *, 
     are missing, damaged, or made from other files or another plan, and gives the same bytes.
 
     Raises:
-        FileFormatError: there is no valid plan, or the folder cannot be written to.
+        FileFormatError: the plan is not valid, or the folder cannot be written to.
         OptionError: two configurations of one dimension want different data, or none has the dimension asked for.
-        DataError: the plan was made for another data set, or cases could not be prepared (the others are done).
+        DataError: there is no plan, it is for another data set, or cases could not be prepared (the others are done).
     """
     options = checked(options)
     work = Path(work)
-    plan = read(Plan, work / "plan.json")
+    plan = read_plan(work)
     dataset = open_dataset(Path(plan.folder))
     _check_planned_for(plan, dataset)
     dims = options.dims or (plan.configs[plan.default].dim,)
@@ -120,8 +120,7 @@ def _tidy(store: Store, dataset: Dataset) -> None:
     """Remove what a killed run left half-written, and cases that the data set no longer has."""
     if not store.folder.is_dir():
         return
-    for part in store.folder.glob(".part-*"):
-        part.unlink(missing_ok=True)
+    store.sweep()
     for name in set(store.ids()) - {case.id for case in dataset.training}:
         store.remove(name)
 

@@ -14,7 +14,7 @@ from array_api_compat import array_namespace, device, to_device
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from mambino.core.grid import Grid, orienting
+from mambino.core.grid import Grid, check_same_place, orienting
 from mambino.core.image import Image, Segmentation
 from mambino.core.labels import Labels
 from mambino.core.plan import Config
@@ -90,7 +90,7 @@ def prepare_labels(segmentation: Segmentation, prepared: Prepared, config: Confi
     Raises:
         DataError: the labels do not lie on the voxels of the image.
     """
-    _check_same_place(prepared.image, segmentation.grid)
+    check_same_place(prepared.image, segmentation.grid)
     labels = _turn(segmentation.array, prepared.order, prepared.flips).astype(np.int16)
     labels = resize_labels(
         np.ascontiguousarray(_part(labels, prepared.start, prepared.cropped.shape)),
@@ -187,23 +187,6 @@ def _check_finite(array: NDArray[np.float32], given: NDArray[np.generic]) -> Non
             f"the first in channel {channel} at {tuple(place)}",
             hint="mend it: mambino check --repair",
         )
-
-
-def _check_same_place(image: Grid, labels: Grid) -> None:
-    if image.shape != labels.shape:
-        raise DataError(
-            f"the image has {image.shape} voxels, its labels {labels.shape}",
-            hint="resample the labels: mambino check --repair",
-        )
-    if image.unit == labels.unit and not image.close_to(labels):
-        raise DataError(
-            f"the labels lie elsewhere than their image: affine {_rounded(labels)} and {_rounded(image)}",
-            hint="give the labels the image's place: mambino check --repair",
-        )
-
-
-def _rounded(grid: Grid) -> list[list[float]]:
-    return [[round(value, 3) for value in row] for row in grid.affine[:-1].tolist()]
 
 
 def _turning(grid: Grid, config: Config) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -17,7 +17,7 @@ import blosc2
 import numpy as np
 from numpy.typing import NDArray
 
-from mambino.core.records import read, record, replacing, write
+from mambino.core.records import read, record, replacing, unwritable, write
 from mambino.errors import FileFormatError
 
 SAMPLE = 10_000
@@ -164,7 +164,7 @@ class Store:
         *,
         slices: bool = False,
     ) -> None:
-        """Write a case; it counts as there only when all of it is.
+        """Write a case; it counts as there only when all of it is, and what cannot be finished is taken away.
 
         Args:
             case: its name, which also seeds the sample of its voxels.
@@ -184,9 +184,6 @@ class Store:
             "labels": _compressed(labels.astype(smallest), slices),
             "locations": _compressed(locations, slices=False),
         }
-        for part, frame in frames.items():
-            with replacing(_file(self.folder, case, part)) as file:
-                file.write_bytes(frame)
         facts = StoredFacts(
             id=case,
             origin=origin,
@@ -196,13 +193,37 @@ class Store:
             sizes={part: len(frame) for part, frame in frames.items()},
             sums={part: zlib.crc32(frame) for part, frame in frames.items()},
         )
-        write(facts, self.folder / f"{case}.json")
+        try:
+            for part, frame in frames.items():
+                with replacing(_file(self.folder, case, part)) as file:
+                    file.write_bytes(frame)
+            write(facts, self.folder / f"{case}.json")
+        except FileFormatError:
+            self.remove(case)
+            raise
 
     def remove(self, case: str) -> None:
-        """Remove a case, its record first, so that it never counts as there in part."""
-        (self.folder / f"{case}.json").unlink(missing_ok=True)
-        for part in _PARTS:
-            _file(self.folder, case, part).unlink(missing_ok=True)
+        """Remove a case, its record first, so that it never counts as there in part.
+
+        Raises:
+            FileFormatError: the folder cannot be written to.
+        """
+        self._unlink(self.folder / f"{case}.json", *(_file(self.folder, case, part) for part in _PARTS))
+
+    def sweep(self) -> None:
+        """Remove what a run that was killed left half-written.
+
+        Raises:
+            FileFormatError: the folder cannot be written to.
+        """
+        self._unlink(*self.folder.glob(".part-*"))
+
+    def _unlink(self, *files: Path) -> None:
+        try:
+            for file in files:
+                file.unlink(missing_ok=True)
+        except OSError as error:
+            raise unwritable(self.folder, error) from None
 
     def _sum(self, case: str, part: str) -> tuple[int, int]:
         frame = _file(self.folder, case, part).read_bytes()

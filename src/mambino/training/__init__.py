@@ -12,12 +12,12 @@ from torch import nn
 
 from mambino.core import machine
 from mambino.core.options import TrainOptions
-from mambino.core.plan import Config, Plan
+from mambino.core.plan import Config, Plan, read_plan
 from mambino.core.records import checked
 from mambino.models import build
 from mambino.nn.device import choose_device
 from mambino.training.augmentation import augmentation
-from mambino.training.choosing import choose_config, read_plan
+from mambino.training.choosing import check_network, choose_config
 from mambino.training.interrupt import Stopped, after_the_step
 from mambino.training.loop import Course, Epoch, epochs, finished
 from mambino.training.material import Material, material
@@ -53,13 +53,15 @@ def train(work: Path, options: TrainOptions = TrainOptions(), *, on_epoch: Calla
 
     Raises:
         DataError: there is no plan, or nothing is prepared.
-        OptionError: the plan lacks the configuration, or the run's folder holds another run.
+        OptionError: the plan lacks the configuration, its network cannot be built or cannot take the patch, or the
+            run's folder holds another run.
         Error: the loss became infinite.
     """
     options, began = checked(options), time.perf_counter()
     plan = read_plan(work)
     name = choose_config(plan, options.config, options.model)
     config, folder = plan.config(name), Folder(work / "runs" / f"{name}-{options.fold}")
+    check_network(config, name, str(work / "plan.json"))
     old = previous(folder, options)
     cases = material(work, config, options)
     with _prepared_torch(options) as device:

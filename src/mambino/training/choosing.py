@@ -1,23 +1,8 @@
-"""Which configuration of which plan is trained."""
+"""Which configuration of a plan is trained, and whether its network can be built and take its patch."""
 
-from pathlib import Path
-
-from mambino.core.plan import Plan
-from mambino.core.records import read
-from mambino.errors import DataError, OptionError
-
-
-def read_plan(work: Path) -> Plan:
-    """Read the plan of a work folder.
-
-    Raises:
-        DataError: there is none.
-        FileFormatError: it is not a valid plan.
-    """
-    path = work / "plan.json"
-    if not path.is_file():
-        raise DataError(f"{work} holds no plan.json", hint=f"make one: mambino plan DATA -o {work}")
-    return read(Plan, path)
+from mambino.core.plan import Config, Plan
+from mambino.errors import Error, OptionError
+from mambino.models import divisor
 
 
 def choose_config(plan: Plan, name: str | None, model: str | None) -> str:
@@ -44,6 +29,39 @@ def choose_config(plan: Plan, name: str | None, model: str | None) -> str:
     if len(several) > 1:
         raise OptionError(f"the plan has {len(several)} configurations {dim}", hint=f"choose from {', '.join(several)}")
     return _known(plan, several[0] if several else dim)
+
+
+def check_network(config: Config, name: str, plan: str) -> None:
+    """Refuse a network that cannot be built, or that cannot take the patch of its configuration.
+
+    Args:
+        config: from a plan that somebody may have edited.
+        name: of the configuration.
+        plan: where the plan lies, for the message.
+
+    Raises:
+        OptionError: names the plan, the configuration and what is wrong in it.
+    """
+    again = f"correct {plan}, or remove it and plan again"
+    spec = config.network
+    try:
+        sides = divisor(spec)
+    except Error as error:
+        hint = f"{error.hint}; {again}" if error.hint else again
+        raise OptionError(f"{plan}, configuration {name}: {error}", hint) from None
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise OptionError(
+            f"{plan}, configuration {name}: the network {spec.name} cannot be built with the options "
+            f"{spec.options}: {error}",
+            again,
+        ) from error
+    if any(size % side for size, side in zip(config.patch, sides, strict=True)):
+        fits = tuple(max(1, round(size / side)) * side for size, side in zip(config.patch, sides, strict=True))
+        raise OptionError(
+            f"{plan}, configuration {name}: the sides of the patch {config.patch} must be multiples of {sides}, "
+            f"as its network {spec.name} needs",
+            f"make it {fits}; {again}",
+        )
 
 
 def _known(plan: Plan, name: str) -> str:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 FORMAT = 1
+_OTHER = "use the version of mambino that wrote it (mambino info names it), or train again"
 _KEY = "mambino"
 _PICKLES = (".pth", ".pt", ".ckpt", ".bin", ".pkl", ".model")
 _LONGEST = 100_000_000  # bytes of a header, the limit of the safetensors format
@@ -70,13 +71,6 @@ class BundleHeader:
     sha256: str = ""
 
 
-@dataclass(frozen=True)
-class _Version:
-    """What every format of the header has in common."""
-
-    format: int
-
-
 def save(bundle: Bundle, path: Path) -> Path:
     """Write a bundle, all of it or nothing; equal bundles give equal bytes.
 
@@ -108,7 +102,7 @@ def header(path: Path) -> BundleHeader:
 
     Raises:
         WeightsError: the file cannot be read or is no bundle.
-        FileFormatError: its description holds an unknown key or a wrong type.
+        FileFormatError: its description has another format, or holds an unknown key or a wrong type.
     """
     return _described(_table(path), path)
 
@@ -177,7 +171,10 @@ def _table(path: Path) -> dict[str, Any]:
     except ValueError:
         table = None
     if not isinstance(table, dict):
-        raise WeightsError(f"{path} is not a bundle: it does not begin as a .safetensors file does, or is cut short")
+        raise WeightsError(
+            f"{path} is not a bundle: it does not begin as a .safetensors file does, or is cut short",
+            hint="fetch or copy it again, or name the model.safetensors that train has written",
+        )
     return table
 
 
@@ -189,13 +186,7 @@ def _described(table: Mapping[str, Any], path: Path) -> BundleHeader:
             "which network they belong to and how images are prepared for it",
             hint=f"if the weights are of a known network, convert them: mambino convert {path}",
         )
-    version = parse(_Version, text, str(path)).format
-    if version != FORMAT:
-        raise WeightsError(
-            f"{path} is a bundle of format {version}, but this version of mambino reads format {FORMAT}",
-            hint="pip install --upgrade mambino",
-        )
-    return parse(BundleHeader, text, str(path))
+    return parse(BundleHeader, text, str(path), hint="fetch or copy it again, or train again")
 
 
 def _check_sum(content: bytes, table: Mapping[str, Any], described: BundleHeader, path: Path) -> None:
@@ -229,7 +220,8 @@ def _fill(network: "nn.Module", tensors: Mapping[str, "Tensor"], path: Path, nam
     missing, unexpected = sorted(wanted.keys() - tensors), sorted(tensors.keys() - wanted)
     if missing or unexpected:
         raise WeightsError(
-            f"{path} does not fit the network {name}: {_listed(missing)} missing, {_listed(unexpected)} unexpected"
+            f"{path} does not fit the network {name}: {_listed(missing)} missing, {_listed(unexpected)} unexpected",
+            hint=_OTHER,
         )
     shapes = [
         f"{key} {tuple(tensors[key].shape)} where the network has {tuple(value.shape)}"
@@ -237,7 +229,7 @@ def _fill(network: "nn.Module", tensors: Mapping[str, "Tensor"], path: Path, nam
         if tensors[key].shape != value.shape
     ]
     if shapes:
-        raise WeightsError(f"{path} does not fit the network {name}: it holds {_first(shapes)}")
+        raise WeightsError(f"{path} does not fit the network {name}: it holds {_first(shapes)}", hint=_OTHER)
     network.load_state_dict(tensors)
 
 
@@ -250,4 +242,7 @@ def _first(words: list[str]) -> str:
 
 
 def _unreadable(path: Path, error: OSError) -> WeightsError:
-    return WeightsError(f"{path} cannot be read: {error.strerror}")
+    return WeightsError(
+        f"{path} cannot be read: {error.strerror}",
+        hint="check the path; train writes WORK/runs/CONFIGURATION-FOLD/model.safetensors",
+    )
