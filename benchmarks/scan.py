@@ -3,11 +3,11 @@
     python benchmarks/scan.py [--json FILE] [--rounds 5] [--device cpu] [--sizes 4096x192x16 ...] [--slow]
 
 Contenders, on the same inputs in one run, their rounds interleaved, medians: `mambino`; `chunked`, our form in plain
-torch; `loop`, a loop over the steps with the semantics of mamba_ssm's reference; `easy`, the form of VMamba that divides
-by cumulative decays over chunks of 64; `mambapy`, the parallel scan of that package (`pip install 'mambino[bench]'`).
-One that would need more than `--memory`, or by the size before more than `--patience` seconds, is left out and said.
-`floor`: vector instructions of the forward inner loop, counted, over the rate at which this processor issues
-multiply-adds, measured; it has no backward form.
+torch; `loop`, a loop over the steps with the semantics of mamba_ssm's reference; `easy`, the form of VMamba that
+divides by cumulative decays over chunks of 64; `mambapy`, the parallel scan of that package (`pip install
+'mambino[bench]'`). One that would need more than `--memory`, or by the size before more than `--patience` seconds, is
+left out and said so. `floor`: vector instructions of the forward inner loop, counted, over the rate at which this
+processor issues multiply-adds, measured; it has no backward form.
 """
 
 import argparse

@@ -22,8 +22,8 @@ USEFUL_BATCH = 24  # small patches: more of them at once teach less than another
 LEAST_VOXELS = {2: 192 * 192, 3: 32 * 32 * 32}  # of a patch; below it a network sees no context
 PROBE_VOXELS = {2: 128 * 128, 3: 24 * 24 * 24}  # of the patch that steps are timed on
 
-# Time goes into the scan here, not into convolutions, which torch computes slowly for a single small image. Where
-# time is short, twice the steps of one patch teach such a network more than steps of two.
+# Little time goes into convolutions here, which torch computes slowly for a single small image. Where time is too
+# short for two patches a step, twice the steps of one teach such a network more.
 SLOW_SCAN = ("lightm_unet", "lightm_unet_legacy")
 
 
