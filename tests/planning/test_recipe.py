@@ -22,7 +22,8 @@ def test_the_steps_fill_the_time():
     assert made.epochs >= EPOCHS
     assert made.steps <= EPOCH_STEPS
     assert 0.9 * budget.seconds <= made.epochs * made.steps * fitted.step.value <= budget.seconds
-    assert set(why) == {"optimiser", "augmentation", "foreground", "deep_supervision"}
+    named = {"optimiser", "rate", "weight_decay", "clip", "augmentation", "foreground", "deep_supervision"}
+    assert set(why) == named
 
 
 def test_every_scale_of_a_unet_is_learnt_from_however_short_the_training():

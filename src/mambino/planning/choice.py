@@ -216,7 +216,15 @@ def _fit_reasons(name: str, fitted: Fit) -> tuple[Reason, ...]:
 def _recipe_reasons(name: str, config: Config, why: Reasons) -> tuple[Reason, ...]:
     recipe, epoch = config.recipe, config.step * config.recipe.steps
     return (
-        _reason(name, "optimiser", f"{recipe.optimiser}, rate {recipe.rate:g}, {recipe.schedule}", why["optimiser"]),
+        _reason(name, "optimiser", recipe.optimiser, why["optimiser"]),
+        _reason(
+            name,
+            "rate",
+            f"{recipe.rate:g}, {recipe.schedule}, rising over the first {recipe.warmup:.0%} of the steps",
+            why["rate"],
+        ),
+        _reason(name, "weight_decay", recipe.weight_decay, why["weight_decay"]),
+        _reason(name, "clip", recipe.clip, why["clip"]),
         _reason(
             name,
             "length",

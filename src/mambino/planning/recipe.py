@@ -15,6 +15,17 @@ HALF = 0.5  # of a median case in a patch, below which patches miss small struct
 Reasons = dict[str, str]
 """Why each field of a recipe is what it is."""
 
+ADAMW = {
+    "rate": "the rate with which a U-Net of width 16 reached 0.876 on hippocampus in 8 minutes, falling to zero",
+    "weight_decay": "AdamW's usual one; biases and normalisations are left alone",
+    "clip": "of the norm of all gradients: one odd batch cannot throw a training of few steps off",
+}
+SGD = {
+    "rate": "nnU-Net's",
+    "weight_decay": "nnU-Net's",
+    "clip": "of the norm of all gradients, as nnU-Net",
+}
+
 
 def make_recipe(name: str, problem: Problem, fit: Fit, budget: Budget) -> tuple[Recipe, Reasons]:
     """Choose optimiser, length and augmentation, and say why."""
@@ -44,6 +55,7 @@ def _short(name: str, problem: Problem, fit: Fit, seconds: float) -> tuple[Recip
         clip=1.0,
     )
     return recipe, {
+        **ADAMW,
         "optimiser": f"for about {steps} steps: AdamW gets further in few steps than SGD",
         "augmentation": f"each training voxel is seen about {passes:.2g} times; from {MANY_PASSES} on it would be full",
         "foreground": f"of the patches centred on a structure; a patch covers {covers:.0%} of a median case",
@@ -71,6 +83,7 @@ def _long(name: str) -> tuple[Recipe, Reasons]:
             deep_supervision=True,
         )
         return recipe, {
+            **SGD,
             "optimiser": "no limit of time: nnU-Net's recipe",
             "deep_supervision": "as in nnU-Net",
             **unlimited,
@@ -88,6 +101,8 @@ def _long(name: str) -> tuple[Recipe, Reasons]:
         clip=1.0,
     )
     return recipe, {
+        **ADAMW,
+        "rate": "half of what short trainings take",
         "optimiser": "no limit of time: networks with a scan learn with Adam, in a quarter of nnU-Net's epochs",
         "deep_supervision": "the paper has none",
         **unlimited,
