@@ -96,7 +96,7 @@ def refuse_errors(data: Path, progress: Progress = silent) -> None:
         first = errors[0]
         raise DataError(
             f"{data} has {len(errors)} errors, first: {first.case}: {first.message}",
-            hint=f"mambino check {data} lists all of them; with --repair -o COPY it mends what it can",
+            hint=f"mambino check {data} lists all of them; mambino check {data} --repair -o COPY mends a copy",
         )
 
 

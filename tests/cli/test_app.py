@@ -28,6 +28,38 @@ def test_check_of_a_broken_one_ends_with_3_and_speaks_json(tmp_path, capsys):
     assert any(finding["case"] == "case_00" for finding in findings)
 
 
+def test_a_repaired_copy_is_written_where_output_says(tmp_path, capsys):
+    data, copy = write_pictures(tmp_path / "d"), tmp_path / "copy"
+    (data / "labelsTr" / "case_00.png").write_bytes(b"no picture")
+    assert exit_code("check", data) == 3
+    assert f"mambino check {data} --repair -o COPY" in capsys.readouterr().out
+    assert exit_code("check", data, "--repair", "-o", copy) == 0
+    said = capsys.readouterr().out
+    assert "repaired  case_00: left out" in said
+    assert f"repaired copy written to {copy}" in said
+    assert exit_code("check", copy) == 0
+
+
+def test_a_copy_of_a_sound_data_set_is_said_to_be_clean(tmp_path, capsys):
+    data, copy = write_pictures(tmp_path / "d"), tmp_path / "copy"
+    assert exit_code("check", data, "--repair", "--output", copy) == 0
+    assert f"nothing needed repair; a clean copy was written to {copy}" in capsys.readouterr().out
+    assert (copy / "labelsTr" / "case_00.png").is_file()
+
+
+def test_repair_and_its_folder_belong_together(tmp_path, capsys):
+    data = write_pictures(tmp_path / "d")
+    for words, what in (
+        (("--repair",), "--repair needs a folder for the copy"),
+        (("-o", tmp_path / "copy"), "names a folder for the copy, and --repair was not given"),
+    ):
+        assert exit_code("check", data, *words) == 2
+        said = capsys.readouterr().err
+        assert what in said
+        assert f"mambino check {data} --repair -o COPY" in said
+    assert not (tmp_path / "copy").exists()
+
+
 @pytest.mark.parametrize("make", ["empty", "text", "images only"])
 def test_folders_that_are_no_data_sets_are_refused(tmp_path, capsys, make):
     folder = tmp_path / "d"

@@ -19,10 +19,10 @@ from mambino.core.options import (
 from mambino.errors import OptionError
 
 if TYPE_CHECKING:
+    from mambino.core.findings import Findings
     from mambino.core.report import Report
 
 Flat = Parameter(name="*")
-Output = Parameter(name=["--output", "-o"])
 Json = Annotated[bool, Parameter(name="--json", negative="")]
 
 app = App(
@@ -31,7 +31,9 @@ app = App(
     version_flags=["--version"],
     help_format="plaintext",
     suppress_keyboard_interrupt=False,
-    default_parameter=Parameter(negative="", show_default=True),
+    default_parameter=Parameter(
+        negative="", show_default=True, short_alias=lambda field, _: "-o" if field.name == "output" else None
+    ),
 )
 
 
@@ -71,13 +73,8 @@ def check(data: Path, /, options: Annotated[CheckOptions, Flat] = CheckOptions()
     if json:
         _print_json(findings)
     else:
-        for line in findings.repaired:
-            console.say(f"repaired  {line}")
-        rows = [(f.severity, f.case, f.kind, f.message, f.remedy) for f in findings.findings]
-        if rows:
-            console.table(["severity", "case", "kind", "finding", "remedy"], rows)
-        console.say(f"{findings.errors} errors, {findings.warnings} warnings")
-    return 3 if findings.errors and not options.repair else 0
+        _print_findings(findings)
+    return 3 if findings.errors and not findings.copy else 0
 
 
 @app.command
@@ -85,7 +82,7 @@ def plan(
     data: Path,
     /,
     *,
-    output: Annotated[Path, Output],
+    output: Path,
     options: Annotated[PlanOptions, Flat] = PlanOptions(),
     explain: bool = False,
     json: Json = False,
@@ -138,7 +135,7 @@ def train(work: Path, /, options: Annotated[TrainOptions, Flat] = TrainOptions()
 @app.command
 def predict(
     *files: Path,
-    output: Annotated[Path | None, Output] = None,
+    output: Path | None = None,
     options: Annotated[PredictOptions, Flat] = PredictOptions(),
     json: Json = False,
 ) -> int:
@@ -176,7 +173,7 @@ def evaluate(
     truth: Path,
     /,
     *,
-    output: Annotated[Path, Output],
+    output: Path,
     options: Annotated[EvaluateOptions, Flat] = EvaluateOptions(),
     json: Json = False,
 ) -> int:
@@ -201,7 +198,7 @@ def run(
     data: Path,
     /,
     *,
-    output: Annotated[Path, Output],
+    output: Path,
     options: Annotated[RunOptions, Flat] = RunOptions(),
     json: Json = False,
 ) -> None:
@@ -276,6 +273,20 @@ def _complain_of(cases: tuple[str, ...], what: str) -> int:
         return 0
     console.complain(f"{len(cases)} cases {what}: {', '.join(cases[:5])}{' …' if len(cases) > 5 else ''}")
     return 3
+
+
+def _print_findings(findings: "Findings") -> None:
+    for line in findings.repaired:
+        console.say(f"repaired  {line}")
+    rows = [(f.severity, f.case, f.kind, f.message, f.remedy) for f in findings.findings]
+    if rows:
+        console.table(["severity", "case", "kind", "finding", "remedy"], rows)
+    console.say(f"{findings.errors} errors, {findings.warnings} warnings")
+    if findings.copy:
+        what = "repaired copy" if findings.repaired else "nothing needed repair; a clean copy was"
+        console.say(f"{what} written to {findings.copy}")
+    elif findings.errors:
+        console.say(f"a copy with what can be mended: mambino check {findings.folder} --repair -o COPY")
 
 
 def _print_report(report: "Report", folder: Path, json: bool) -> None:

@@ -23,11 +23,13 @@ class CheckOptions:
     """Options of `check`.
 
     Attributes:
-        repair: write a repaired copy of the data set to this folder.
+        repair: write a repaired copy of the data set to `output`; both or neither.
+        output: folder for the copy.
         workers: processes; 0 takes one a core.
     """
 
-    repair: Path | None = None
+    repair: bool = False
+    output: Path | None = None
     workers: Annotated[int, Ge(0)] = 0
 
 

@@ -185,7 +185,7 @@ def _check_finite(array: NDArray[np.float32], given: NDArray[np.generic]) -> Non
         raise DataError(
             f"the image is not finite in {count} of {array.size} voxels, "
             f"the first in channel {channel} at {tuple(place)}",
-            hint="mend it: mambino check --repair",
+            hint="mend a copy: mambino check DATA --repair -o COPY",
         )
 
 
@@ -193,12 +193,12 @@ def _check_same_place(image: Grid, labels: Grid) -> None:
     if image.shape != labels.shape:
         raise DataError(
             f"the image has {image.shape} voxels, its labels {labels.shape}",
-            hint="resample the labels: mambino check --repair",
+            hint="resample the labels: mambino check DATA --repair -o COPY",
         )
     if image.unit == labels.unit and not image.close_to(labels):
         raise DataError(
             f"the labels lie elsewhere than their image: affine {_rounded(labels)} and {_rounded(image)}",
-            hint="give the labels the image's place: mambino check --repair",
+            hint="give the labels the image's place: mambino check DATA --repair -o COPY",
         )
 
 
