@@ -5,7 +5,7 @@ import json
 import pytest
 
 from mambino.cli.app import dispatch, main
-from mambino.core.options import PlanOptions
+from mambino.core.options import PreprocessOptions, RunOptions
 from tests.datasets import write_pictures
 
 
@@ -99,14 +99,22 @@ def test_training_without_a_plan_says_what_is_missing(tmp_path, capsys):
     assert "holds no plan.json" in capsys.readouterr().err
 
 
-def test_options_come_from_a_file_and_flags_win(tmp_path, monkeypatch):
+@pytest.mark.parametrize("words", [["--models", "a", "b"], ["--models", "a", "--models", "b"]])
+def test_lists_are_given_in_one_go_or_one_by_one(monkeypatch, words):
     seen = []
-    monkeypatch.setattr("mambino.planning.plan", lambda *args, **_: seen.append(args[2]) or _stop())
-    options = tmp_path / "options.toml"
-    options.write_text("[plan]\nminutes = 3\nparams = 1000\n")
+    monkeypatch.setattr("mambino.workflow.run", lambda *args, **_: seen.append(args[2]) or _stop())
     with pytest.raises(KeyboardInterrupt):
-        dispatch(["plan", "d", "-o", "w", "--options", str(options), "--minutes", "5"])
-    assert seen == [PlanOptions(minutes=5, params=1000)]
+        dispatch(["run", "d", *words, "-o", "w"])
+    assert seen == [RunOptions(models=("a", "b"))]
+    monkeypatch.setattr("mambino.preprocessing.preprocess", lambda *args, **_: seen.append(args[1]) or _stop())
+    with pytest.raises(KeyboardInterrupt):
+        dispatch(["preprocess", "w", "--dims", "2", "3"])
+    assert seen[1] == PreprocessOptions(dims=(2, 3))
+
+
+def test_help_says_how_lists_are_given(capsys):
+    exit_code("run", "--help")
+    assert "--models unet lightm_unet" in " ".join(capsys.readouterr().out.replace("│", " ").split())
 
 
 def test_an_interrupt_exits_with_130(monkeypatch, capsys):

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
+from cyclopts.config import Toml
 
 from mambino.cli import console
+from mambino.cli.defaults import check_file, take_file
 from mambino.core.options import (
     CheckOptions,
     EvaluateOptions,
@@ -29,10 +31,15 @@ app = App(
     name="mambino",
     help="Mamba U-Nets that segment medical images on any machine. Not for clinical use.",
     version_flags=["--version"],
+    help_epilogue="--options FILE.toml, anywhere on the line, gives defaults for flags: a table a command, "
+    "as in [train] and below it minutes = 30. Flags win.",
     help_format="plaintext",
     suppress_keyboard_interrupt=False,
     default_parameter=Parameter(
-        negative="", show_default=True, short_alias=lambda field, _: "-o" if field.name == "output" else None
+        negative="",
+        show_default=True,
+        consume_multiple=True,
+        short_alias=lambda field, _: "-o" if field.name == "output" else None,
     ),
 )
 
@@ -43,24 +50,22 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def dispatch(arguments: list[str]) -> int | None:
-    """Parse and run one command; `--options FILE.toml` gives defaults for its flags."""
-    arguments = _take_options_file(arguments)
+    """Parse and run one command; `--options FILE.toml`, wherever it stands, gives defaults for its flags.
+
+    Raises:
+        OptionError: `--options` without a file.
+        FileFormatError: the file cannot be read, is not TOML, or has a table of no command.
+    """
+    arguments, file = take_file(arguments)
+    app.config = ()
+    if file:
+        check_file(file, commands=set(app))
+        app.config = (Toml(file, must_exist=True),)
     try:
         return app(arguments, exit_on_error=False, print_error=False, result_action="return_value")  # type: ignore[no-any-return]
     except CycloptsError as error:
         console.complain(str(error).strip(), "mambino --help, or mambino COMMAND --help, lists what there is")
         return 2
-
-
-def _take_options_file(arguments: list[str]) -> list[str]:
-    from cyclopts.config import Toml
-
-    app.config = ()
-    if "--options" not in arguments[:-1]:
-        return arguments
-    at = arguments.index("--options")
-    app.config = (Toml(arguments[at + 1], must_exist=True),)
-    return arguments[:at] + arguments[at + 2 :]
 
 
 @app.command
