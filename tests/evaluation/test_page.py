@@ -20,9 +20,9 @@ def test_names_are_shown_as_text():
 
 def test_the_model_and_its_options_head_the_page():
     scores = (Score(case="a", label="x", found="neither"),)
-    model = Model(bundles=("12ab",), options={"mirror": "yes"})
+    model = Model(bundles=("12ab",), networks=("unet",), options={"mirror": "yes"})
     text = page(assemble(scores, ["x"], EvaluateOptions(), model=model), [], [])
-    assert "sha256 12ab" in text
+    assert "Model unet, <code>sha256 12ab" in text
     assert "Predicted with mirror yes" in text
     assert "1 not applicable" in text
 

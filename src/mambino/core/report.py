@@ -122,10 +122,12 @@ class Model:
 
     Attributes:
         bundles: sha256 of each file of weights.
+        networks: their names, one a bundle, where they are known.
         options: of `predict`, as text.
     """
 
     bundles: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()
     options: dict[str, str]
 
 
