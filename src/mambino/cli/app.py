@@ -22,7 +22,7 @@ from mambino.errors import OptionError
 
 if TYPE_CHECKING:
     from mambino.core.findings import Findings
-    from mambino.core.report import Report
+    from mambino.core.report import Choice, Report
 
 Flat = Parameter(name="*")
 Json = Annotated[bool, Parameter(name="--json", negative="")]
@@ -209,10 +209,12 @@ def run(
 ) -> None:
     """Do the whole path: check, plan, preprocess, train, predict, evaluate.
 
+    Of several networks the one with the best Dice on held-out training cases is chosen.
+
     Args:
         data: a data set with masks.
         output: the work folder.
-        json: print the report as JSON.
+        json: print the report as JSON, with the scores of all networks.
     """
     from mambino.workflow import run as run_all
 
@@ -313,7 +315,21 @@ def _print_report(report: "Report", folder: Path, json: bool) -> None:
         interval = "-" if s.dice_low is None else f"{s.dice_low:.3f} to {s.dice_high:.3f}"
         rows.append((s.label, s.cases, s.dice, interval, s.dice_median, s.iou, s.hd95, s.nsd))
     console.table(columns, rows)
+    if report.choice:
+        _print_choice(report.choice)
     return console.say(f"page: {folder / 'report.html'}")
+
+
+def _print_choice(choice: "Choice") -> None:
+    console.say(choice.said)
+    columns = ["network", "configuration", "parameters", "validation Dice", "test Dice", ""]
+    rows = [
+        (c.network, c.config, c.parameters, c.validation, c.test, "chosen" if c.chosen else "")
+        for c in choice.candidates
+    ]
+    if choice.cases == "test":
+        return console.table(columns, rows)
+    return console.table([*columns[:4], ""], [(*row[:4], row[5]) for row in rows])
 
 
 def _print_json(value: Any) -> None:
