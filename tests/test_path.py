@@ -9,6 +9,7 @@ import pytest
 
 import mambino
 from mambino.cli.app import dispatch, main
+from mambino.weights.bundle import info
 from tests.datasets import write_pictures, write_volumes
 
 
@@ -17,7 +18,7 @@ def walked(tmp_path_factory):
     """Walk the path once through the command line; return data and work folders."""
     root = tmp_path_factory.mktemp("path")
     data, work = write_volumes(root / "blobs"), root / "work"
-    assert dispatch(["run", str(data), "-o", str(work), "--epochs", "2", "--params", "60000"]) in (None, 0)
+    assert dispatch(["run", str(data), "-o", str(work), "--epochs", "2", "--minutes", "0.05"]) in (None, 0)
     return data, work
 
 
@@ -47,7 +48,7 @@ def test_masks_lie_on_the_grid_of_their_images(walked):
 def test_it_goes_on_where_it_stopped(walked):
     data, work = walked
     before = (work / "runs" / "3d-unet-0" / "model.safetensors").read_bytes()
-    assert dispatch(["run", str(data), "-o", str(work), "--epochs", "2", "--params", "60000"]) in (None, 0)
+    assert dispatch(["run", str(data), "-o", str(work), "--epochs", "2", "--minutes", "0.05"]) in (None, 0)
     assert (work / "runs" / "3d-unet-0" / "model.safetensors").read_bytes() == before
 
 
@@ -74,24 +75,74 @@ def test_info_models_and_doctor_speak_json(walked, capsys):
     assert json.loads(capsys.readouterr().out)["paths"]
 
 
-def test_pictures_go_the_same_way_with_the_other_network(tmp_path):
-    data, work = write_pictures(tmp_path / "blobs"), tmp_path / "work"
-    code = dispatch([
-        "run",
-        str(data),
-        "-o",
-        str(work),
-        "--epochs",
-        "1",
-        "--models",
-        "lightm_unet",
-        "--params",
-        "140000",
-    ])
-    assert code in (None, 0)
-    report = json.loads((work / "report" / "report.json").read_text())
-    assert report["unit"] == "pixel"
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """Let two networks compete on pictures; return the command and the work folder."""
+    root = tmp_path_factory.mktemp("compared")
+    data, work = write_pictures(root / "blobs"), root / "work"
+    words = ["run", str(data), "-o", str(work), "--models", "unet", "lightm_unet", "--epochs", "1", "--minutes", "0.05"]
+    assert dispatch(words) in (None, 0)
+    return words, work
+
+
+def test_several_networks_are_all_scored_and_the_chosen_one_is_named(compared, capsys):
+    words, work = compared
+    assert dispatch([*words, "--json"]) in (None, 0)
+    report = json.loads(capsys.readouterr().out)
+    assert report == json.loads((work / "report" / "report.json").read_text())
+    networks = {candidate["network"]: candidate for candidate in report["choice"]["candidates"]}
+    assert list(networks) == ["unet", "lightm_unet"]
+    [chosen] = [c for c in networks.values() if c["chosen"]]
+    [other] = [c for c in networks.values() if not c["chosen"]]
+    assert chosen["validation"] >= other["validation"]
+    assert (report["choice"]["cases"], report["choice"]["made_by"]) == ("test", chosen["config"])
+    assert report["model"]["networks"] == [chosen["network"]]
+    assert chosen["test"] == report["summary"][-1]["metrics"]["dice"]["mean"]
+    for c in networks.values():
+        header = info(work / "runs" / f"{c['config']}-0" / "model.safetensors")
+        assert (c["parameters"], c["validation"]) == (header.parameters, header.provenance.score)
+    second = json.loads((work / f"report-{other['config']}" / "report.json").read_text())
+    assert second["summary"][-1]["metrics"]["dice"]["mean"] == other["test"]
+    assert second["choice"]["made_by"] == other["config"]
+    assert len(list((work / f"predictions-{other['config']}").glob("*.png"))) == 2
+    assert f"Masks made by <b>{chosen['network']}</b>" in (work / "report" / "report.html").read_text()
+
+
+def test_the_outcome_is_printed_with_every_network(compared, capsys):
+    words, _ = compared
+    assert dispatch(words) in (None, 0)
+    said = capsys.readouterr().out.splitlines()
+    assert any("no network has learnt from them" in line for line in said)
+    rows = [line.split() for line in said if line.startswith(("unet", "lightm_unet"))]
+    assert [row[:2] for row in rows] == [["unet", "2d-unet"], ["lightm_unet", "2d-lightm_unet"]]
+    assert sum(row[-1] == "chosen" for row in rows) == 1
+
+
+def test_masks_of_other_weights_are_made_again(compared):
+    words, work = compared
+    path = work / "predictions" / "predict.json"
+    record = json.loads(path.read_text())
+    for entry in record["entries"]:
+        entry["made_by"] = "other weights"
+    path.write_text(json.dumps(record))
+    assert dispatch(words) in (None, 0)
+    assert {entry["status"] for entry in json.loads(path.read_text())["entries"]} == {"made"}
+
+
+def test_pictures_go_the_same_way(compared):
+    _, work = compared
+    assert json.loads((work / "report" / "report.json").read_text())["unit"] == "pixel"
     assert sorted(p.name for p in (work / "predictions").glob("*.png")) == ["case_06.png", "case_07.png"]
+
+
+def test_without_test_images_the_report_says_on_what_it_rests(tmp_path, capsys):
+    data, work = write_pictures(tmp_path / "blobs", test=0), tmp_path / "work"
+    assert dispatch(["run", str(data), "-o", str(work), "--epochs", "1", "--minutes", "0.05"]) in (None, 0)
+    sentence = "these are the held-out training cases, by which the weights were chosen"
+    assert sentence in capsys.readouterr().out
+    assert sentence in (work / "report" / "report.html").read_text()
+    choice = json.loads((work / "report" / "report.json").read_text())["choice"]
+    assert (choice["cases"], choice["candidates"][0]["test"]) == ("held out", None)
 
 
 def exit_code(capsys, *words) -> tuple[int, str]:
@@ -170,7 +221,7 @@ def test_a_picture_in_colour_is_refused_by_a_grey_network(tmp_path, capsys):
     from PIL import Image as Picture
 
     data, work = write_pictures(tmp_path / "blobs", training=5, test=1), tmp_path / "work"
-    dispatch(["run", str(data), "-o", str(work), "--epochs", "1", "--params", "130000"])
+    dispatch(["run", str(data), "-o", str(work), "--epochs", "1", "--minutes", "0.05"])
     Picture.new("RGB", (64, 64)).save(tmp_path / "colour.png")
     capsys.readouterr()
     bundle = work / "runs" / "2d-unet-0" / "model.safetensors"

@@ -1,6 +1,7 @@
 """The whole path in one function: the file to read first."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +19,7 @@ from mambino.core.options import (
 )
 from mambino.core.plan import Plan
 from mambino.core.records import checked, read, write
-from mambino.core.report import Report
+from mambino.core.report import Candidate, Choice, Report
 from mambino.errors import DataError
 from mambino.evaluation import evaluate
 from mambino.imageio import mask_suffix, write_labels
@@ -47,8 +48,10 @@ def run(
     """Go from a folder of images to masks, a score and a page.
 
     Each network of `options.models` is trained once; the one with the best validation Dice on held-out
-    training cases segments the test cases, or, where there are none, the held-out cases themselves.
-    Started again with the same folders, it goes on where it stopped.
+    training cases is chosen. Where there are test cases with masks, every network segments them and is scored:
+    the chosen one in `predictions/` and `report/`, another in `predictions-<configuration>/` and
+    `report-<configuration>/`. Where there are none, the chosen one segments the held-out cases, and the report
+    says so. Started again with the same folders, it goes on where it stopped.
 
     Args:
         data: a data set with masks.
@@ -57,6 +60,9 @@ def run(
         on_stage: told the name of each stage as it begins.
         on_epoch: told each epoch of training.
         progress: told how far the other stages are.
+
+    Returns:
+        The report of the chosen network; its `choice` has the scores of all.
 
     Raises:
         DataError: `check` found errors in the data.
@@ -70,25 +76,20 @@ def run(
     on_stage("preprocess")
     dim: Literal[2, 3] = 2 if planned.config(names[0]).dim == 2 else 3
     preprocess(work, PreprocessOptions(dims=(dim,)), progress=progress)
-    bundles = []
+    trained = {}
     for name in names:
         on_stage(f"train {name}")
-        bundles.append(train(work, _train_options(work, name, options), on_epoch=on_epoch))
-    best = max(bundles, key=lambda path: info(path).provenance.score or 0.0)
-    on_stage("predict")
-    images, truth = _test_material(open_dataset(data), best, work)
-    made = predict(
-        best,
-        images,
-        work / "predictions",
-        PredictOptions(mirror=options.mirror, device=options.device),
-        progress=progress,
-    )
-    if made.failed:
-        raise DataError(f"{len(made.failed)} of {len(images)} images could not be segmented, first {made.failed[0]}")
-    on_stage("evaluate")
-    shown = EvaluateOptions(images=images[0].parent, labels=work / "plan.json", curves=best.parent / "log.jsonl")
-    return evaluate(work / "predictions", truth, work / "report", shown, progress=progress)
+        trained[name] = train(work, _train_options(work, name, options), on_epoch=on_epoch)
+    material, choice = _compared(open_dataset(data), trained, work)
+    others = [c for c in choice.candidates if not c.chosen and material.cases == "test"]
+    for candidate in (choice.chosen, *others):
+        on_stage(f"predict {candidate.config}")
+        _segment(trained[candidate.config], material, _place(work, "predictions", candidate), options, progress)
+    for candidate in (*others, choice.chosen):  # the chosen one last: its report has the scores of all
+        on_stage(f"evaluate {candidate.config}")
+        report = _score(trained[candidate.config], material, work, replace(choice, made_by=candidate.config), progress)
+        choice = report.choice or choice
+    return report
 
 
 def refuse_errors(data: Path, progress: Progress = silent) -> None:
@@ -99,7 +100,7 @@ def refuse_errors(data: Path, progress: Progress = silent) -> None:
         first = errors[0]
         raise DataError(
             f"{data} has {len(errors)} errors, first: {first.case}: {first.message}",
-            hint=f"mambino check {data} lists all of them; with --repair -o COPY it mends what it can",
+            hint=f"mambino check {data} lists all of them; mambino check {data} --repair -o COPY mends a copy",
         )
 
 
@@ -144,18 +145,64 @@ def _train_options(work: Path, name: str, options: RunOptions) -> TrainOptions:
     )
 
 
-def _test_material(dataset: Dataset, bundle: Path, work: Path) -> tuple[list[Path], Path]:
+@dataclass(frozen=True, slots=True)
+class _Material:
+    """Images to segment, the folder of their masks, and what they are to the networks."""
+
+    images: list[Path]
+    truth: Path
+    cases: Literal["test", "held out"]
+
+
+def _compared(dataset: Dataset, trained: dict[str, Path], work: Path) -> tuple[_Material, Choice]:
+    """Choose a network by its Dice on held-out cases, and find what to score it on."""
+    headers = {name: info(bundle) for name, bundle in trained.items()}
+    best = max(headers, key=lambda name: headers[name].provenance.score or 0.0)
+    material = _test_material(dataset, headers[best].provenance.held_out, work)
+    candidates = tuple(
+        Candidate(
+            config=name,
+            network=header.config.network.name,
+            parameters=header.parameters,
+            validation=header.provenance.score,
+            chosen=name == best,
+        )
+        for name, header in headers.items()
+    )
+    return material, Choice(cases=material.cases, made_by=best, candidates=candidates)
+
+
+def _test_material(dataset: Dataset, held_out: tuple[str, ...], work: Path) -> _Material:
     """Return the images to segment and a folder with the truth for them, as label numbers."""
-    cases = [case for case in dataset.test if case.label]
-    if cases and dataset.codes is None:
-        return _images(cases), _folder(cases)
-    if not cases:
-        held_out = info(bundle).provenance.held_out
-        cases = [case for case in dataset.training if case.id in held_out]
+    tested = [case for case in dataset.test if case.label]
+    if tested and dataset.codes is None:
+        return _Material(_images(tested), _folder(tested), "test")
+    cases = tested or [case for case in dataset.training if case.id in held_out]
     for case in cases:
         target = work / "truth" / (case.id + mask_suffix(case.images[0]))
         write_labels(target, read_case_labels(case, dataset), like=case.images[0])
-    return _images(cases), work / "truth"
+    return _Material(_images(cases), work / "truth", "test" if tested else "held out")
+
+
+def _segment(bundle: Path, material: _Material, folder: Path, options: RunOptions, progress: Progress) -> None:
+    """Segment all images; masks that other weights have left in the folder are made again."""
+    chosen = PredictOptions(mirror=options.mirror, device=options.device, overwrite=True)
+    failed = predict(bundle, material.images, folder, chosen, progress=progress).failed
+    if failed:
+        raise DataError(f"{len(failed)} of {len(material.images)} images could not be segmented, first {failed[0]}")
+
+
+def _score(bundle: Path, material: _Material, work: Path, choice: Choice, progress: Progress) -> Report:
+    """Compare the masks of one network with the truth."""
+    made, output = (_place(work, kind, choice.maker) for kind in ("predictions", "report"))
+    images, curves = material.images[0].parent, bundle.parent / "log.jsonl"
+    options = EvaluateOptions(images=images, labels=work / "plan.json", curves=curves)
+    return evaluate(made, material.truth, output, options, choice=choice, progress=progress)
+
+
+def _place(work: Path, kind: str, candidate: Candidate) -> Path:
+    """Return where masks or report of a network lie: the chosen one's need no further name."""
+    return work / (kind if candidate.chosen else f"{kind}-{candidate.config}")
 
 
 def _images(cases: list[Case]) -> list[Path]:

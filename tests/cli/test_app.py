@@ -5,7 +5,7 @@ import json
 import pytest
 
 from mambino.cli.app import dispatch, main
-from mambino.core.options import PlanOptions
+from mambino.core.options import PreprocessOptions, RunOptions
 from tests.datasets import write_pictures
 
 
@@ -26,6 +26,38 @@ def test_check_of_a_broken_one_ends_with_3_and_speaks_json(tmp_path, capsys):
     assert exit_code("check", data, "--json") == 3
     findings = json.loads(capsys.readouterr().out)["findings"]
     assert any(finding["case"] == "case_00" for finding in findings)
+
+
+def test_a_repaired_copy_is_written_where_output_says(tmp_path, capsys):
+    data, copy = write_pictures(tmp_path / "d"), tmp_path / "copy"
+    (data / "labelsTr" / "case_00.png").write_bytes(b"no picture")
+    assert exit_code("check", data) == 3
+    assert f"mambino check {data} --repair -o COPY" in capsys.readouterr().out
+    assert exit_code("check", data, "--repair", "-o", copy) == 0
+    said = capsys.readouterr().out
+    assert "repaired  case_00: left out" in said
+    assert f"repaired copy written to {copy}" in said
+    assert exit_code("check", copy) == 0
+
+
+def test_a_copy_of_a_sound_data_set_is_said_to_be_clean(tmp_path, capsys):
+    data, copy = write_pictures(tmp_path / "d"), tmp_path / "copy"
+    assert exit_code("check", data, "--repair", "--output", copy) == 0
+    assert f"nothing needed repair; a clean copy was written to {copy}" in capsys.readouterr().out
+    assert (copy / "labelsTr" / "case_00.png").is_file()
+
+
+def test_repair_and_its_folder_belong_together(tmp_path, capsys):
+    data = write_pictures(tmp_path / "d")
+    for words, what in (
+        (("--repair",), "--repair needs a folder for the copy"),
+        (("-o", tmp_path / "copy"), "names a folder for the copy, and --repair was not given"),
+    ):
+        assert exit_code("check", data, *words) == 2
+        said = capsys.readouterr().err
+        assert what in said
+        assert f"mambino check {data} --repair -o COPY" in said
+    assert not (tmp_path / "copy").exists()
 
 
 @pytest.mark.parametrize("make", ["empty", "text", "images only"])
@@ -67,14 +99,22 @@ def test_training_without_a_plan_says_what_is_missing(tmp_path, capsys):
     assert "holds no plan.json" in capsys.readouterr().err
 
 
-def test_options_come_from_a_file_and_flags_win(tmp_path, monkeypatch):
+@pytest.mark.parametrize("words", [["--models", "a", "b"], ["--models", "a", "--models", "b"]])
+def test_lists_are_given_in_one_go_or_one_by_one(monkeypatch, words):
     seen = []
-    monkeypatch.setattr("mambino.planning.plan", lambda *args, **_: seen.append(args[2]) or _stop())
-    options = tmp_path / "options.toml"
-    options.write_text("[plan]\nminutes = 3\nparams = 1000\n")
+    monkeypatch.setattr("mambino.workflow.run", lambda *args, **_: seen.append(args[2]) or _stop())
     with pytest.raises(KeyboardInterrupt):
-        dispatch(["plan", "d", "-o", "w", "--options", str(options), "--minutes", "5"])
-    assert seen == [PlanOptions(minutes=5, params=1000)]
+        dispatch(["run", "d", *words, "-o", "w"])
+    assert seen == [RunOptions(models=("a", "b"))]
+    monkeypatch.setattr("mambino.preprocessing.preprocess", lambda *args, **_: seen.append(args[1]) or _stop())
+    with pytest.raises(KeyboardInterrupt):
+        dispatch(["preprocess", "w", "--dims", "2", "3"])
+    assert seen[1] == PreprocessOptions(dims=(2, 3))
+
+
+def test_help_says_how_lists_are_given(capsys):
+    exit_code("run", "--help")
+    assert "--models unet lightm_unet" in " ".join(capsys.readouterr().out.replace("│", " ").split())
 
 
 def test_an_interrupt_exits_with_130(monkeypatch, capsys):

@@ -1,6 +1,7 @@
 """Two folders of masks become a table, a record and a page, and nothing is passed over in silence."""
 
 import csv
+import errno
 import json
 import re
 from dataclasses import replace
@@ -195,6 +196,24 @@ def test_wrong_input_is_refused_before_anything_is_written(volumes, tmp_path):
     with pytest.raises(FileFormatError, match=r"log\.jsonl cannot be read"):
         evaluate(made, truth, output, EvaluateOptions(curves=tmp_path / "log.jsonl"))
     assert not output.exists()
+
+
+@pytest.mark.parametrize("last", ["cases.csv", "report.json", "report.html"])
+def test_a_full_disk_leaves_the_older_report_whole(volumes, tmp_path, monkeypatch, last):
+    data, _, _ = volumes
+    evaluate(data / "made", data / "labelsTr", tmp_path, EvaluateOptions(workers=1))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    write_text = Path.write_text
+
+    def full(path, text, **named):
+        if path.name.endswith(last):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write_text(path, text, **named)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(FileFormatError, match=f"{last} cannot be written: No space left on device"):
+        evaluate(data / "made", data / "labelsTr", tmp_path, EvaluateOptions(tolerance=1, workers=1))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 @needs_shared

@@ -91,10 +91,16 @@ def test_a_bad_description_is_named(tmp_path, text, message):
 def test_a_model_is_known_by_its_record(tmp_path):
     assert find_model(tmp_path, ["a"]) == (None, ())
     entries = [{"case": "a", "made_by": "x"}, {"case": "b", "made_by": "x"}, {"case": "z", "made_by": "y"}]
-    record = {"bundles": ["ab12"], "options": {"mirror": True, "overlap": 0.5}, "entries": entries}
+    record = {
+        "bundles": ["ab12"],
+        "networks": ["unet"],
+        "options": {"mirror": True, "overlap": 0.5},
+        "entries": entries,
+    }
     (tmp_path / "predict.json").write_text(json.dumps(record))
     model, notes = find_model(tmp_path, ["a", "b"])
-    assert (model.bundles, model.options, notes) == (("ab12",), {"mirror": "yes", "overlap": "0.5"}, ())
+    assert (model.bundles, model.networks, notes) == (("ab12",), ("unet",), ())
+    assert model.options == {"mirror": "yes", "overlap": "0.5"}
 
 
 def test_masks_of_another_origin_are_told(tmp_path):

@@ -1,9 +1,11 @@
 """The page shows what the report says, whatever the names; logs of training are read strictly."""
 
+from dataclasses import replace
+
 import pytest
 
 from mambino.core.options import EvaluateOptions
-from mambino.core.report import Model, Score
+from mambino.core.report import Candidate, Choice, Model, Score
 from mambino.errors import FileFormatError
 from mambino.evaluation.page import page, read_curves
 from mambino.evaluation.report import assemble
@@ -20,11 +22,30 @@ def test_names_are_shown_as_text():
 
 def test_the_model_and_its_options_head_the_page():
     scores = (Score(case="a", label="x", found="neither"),)
-    model = Model(bundles=("12ab",), options={"mirror": "yes"})
+    model = Model(bundles=("12ab",), networks=("unet",), options={"mirror": "yes"})
     text = page(assemble(scores, ["x"], EvaluateOptions(), model=model), [], [])
-    assert "sha256 12ab" in text
+    assert "Model unet, <code>sha256 12ab" in text
     assert "Predicted with mirror yes" in text
     assert "1 not applicable" in text
+
+
+@pytest.mark.parametrize("made_by", ["2d-unet", "2d-lightm_unet"])
+@pytest.mark.parametrize("cases", ["test", "held out"])
+def test_the_page_says_which_network_was_chosen_from_which(cases, made_by):
+    scores = (Score(case="a", label="x", found="both", dice=0.5),)
+    networks = (
+        Candidate(config="2d-unet", network="unet", parameters=12345, validation=0.75, chosen=True),
+        Candidate(config="2d-lightm_unet", network="lightm_unet", parameters=678, validation=0.625, test=0.125),
+    )
+    choice = Choice(cases=cases, made_by=made_by, candidates=networks)
+    text = page(replace(assemble(scores, ["x"], EvaluateOptions()), choice=choice), [], [])
+    assert f"Masks made by <b>{choice.maker.network}</b>" in text
+    assert choice.said in text
+    assert "this page cannot know" not in text
+    for shown in ("12,345", "678", "0.750", "0.625", "chosen</td>"):
+        assert shown in text
+    assert ("0.125" in text) == (cases == "test")
+    assert ("This network was not chosen: unet was" in text) == (made_by != "2d-unet")
 
 
 def test_missed_structures_are_counted_beside_the_distance():

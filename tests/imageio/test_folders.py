@@ -238,7 +238,7 @@ def test_labels_with_gaps_are_scanned_and_not_opened(tmp_path):
     assert [problem.kind for problem in problems] == ["labels"]
     with pytest.raises(DataError, match=r"label numbers must follow one another without gaps, got \[1, 5\]") as refusal:
         open_dataset(tmp_path)
-    assert "--repair" in refusal.value.hint
+    assert "mambino check DATA --repair -o COPY" in refusal.value.hint
 
 
 def test_a_folder_without_a_data_set_is_refused(tmp_path):

@@ -71,7 +71,7 @@ def test_the_noise_of_jpeg_is_named_and_no_label(tmp_path):
     assert codes == {"255": 1}
     assert [problem.kind for problem in problems] == ["noisy masks"]
     assert "noise of a lossy format such as JPEG" in problems[0].message
-    assert "--repair" in problems[0].remedy
+    assert "mambino check DATA --repair -o COPY" in problems[0].remedy
 
 
 def test_the_noise_of_jpeg_in_colours_is_named(tmp_path):

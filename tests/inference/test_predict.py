@@ -130,6 +130,7 @@ def test_the_record_says_how_each_mask_was_made(tmp_path, model, images):
     made = predict(model, images, tmp_path / "out", PredictOptions(overlap=0.25))
     kept = json.loads((tmp_path / "out" / "predict.json").read_text())
     assert kept["bundles"] == list(made.bundles)
+    assert kept["networks"] == list(made.networks) == ["tiny"]
     assert len(kept["bundles"][0]) == 64
     assert kept["options"]["overlap"] == 0.25
     assert {"mambino", "torch", "numpy", "python"} <= kept["versions"].keys()

@@ -94,7 +94,7 @@ def found(folder: Path) -> Findings:
 
 def repaired(folder: Path, copy: Path) -> Findings:
     """Check with repair, without a second process."""
-    return check(folder, CheckOptions(workers=1, repair=copy))
+    return check(folder, CheckOptions(workers=1, repair=True, output=copy))
 
 
 def kinds(findings: Findings) -> set[str]:

@@ -272,7 +272,7 @@ def test_voxels_that_are_not_finite_are_refused(value):
     words = r"the image is not finite in 2 of 120 voxels, the first in channel 0 at \(1, 2, 3\)"
     with pytest.raises(DataError, match=words) as caught:
         prepare(image, config())
-    assert "mambino check --repair" in caught.value.hint
+    assert "mambino check DATA --repair -o COPY" in caught.value.hint
 
 
 def test_values_beyond_float32_are_refused():

@@ -208,7 +208,7 @@ def test_a_bad_case_is_named_after_the_others_are_done(work, data, workers):
     save(data / "imagesTr" / "case_1_0000.nii.gz", bad)
     with pytest.raises(DataError, match=r"^case case_1: the image is not finite in 1 of 990 voxels") as caught:
         preprocess(work, PreprocessOptions(workers=workers))
-    assert caught.value.hint == "mend it: mambino check --repair"
+    assert caught.value.hint == "mend a copy: mambino check DATA --repair -o COPY"
     assert Store(work / "prepared" / "3d").ids() == ("case_0", "case_2", "case_3")
 
 

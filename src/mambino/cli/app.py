@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
+from cyclopts.config import Toml
 
 from mambino.cli import console
+from mambino.cli.defaults import check_file, take_file
 from mambino.core.options import (
     CheckOptions,
     EvaluateOptions,
@@ -19,19 +21,26 @@ from mambino.core.options import (
 from mambino.errors import OptionError
 
 if TYPE_CHECKING:
-    from mambino.core.report import Report
+    from mambino.core.findings import Findings
+    from mambino.core.report import Choice, Report
 
 Flat = Parameter(name="*")
-Output = Parameter(name=["--output", "-o"])
 Json = Annotated[bool, Parameter(name="--json", negative="")]
 
 app = App(
     name="mambino",
     help="Mamba U-Nets that segment medical images on any machine. Not for clinical use.",
     version_flags=["--version"],
+    help_epilogue="--options FILE.toml, anywhere on the line, gives defaults for flags: a table a command, "
+    "as in [train] and below it minutes = 30. Flags win.",
     help_format="plaintext",
     suppress_keyboard_interrupt=False,
-    default_parameter=Parameter(negative="", show_default=True),
+    default_parameter=Parameter(
+        negative="",
+        show_default=True,
+        consume_multiple=True,
+        short_alias=lambda field, _: "-o" if field.name == "output" else None,
+    ),
 )
 
 
@@ -41,24 +50,22 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def dispatch(arguments: list[str]) -> int | None:
-    """Parse and run one command; `--options FILE.toml` gives defaults for its flags."""
-    arguments = _take_options_file(arguments)
+    """Parse and run one command; `--options FILE.toml`, wherever it stands, gives defaults for its flags.
+
+    Raises:
+        OptionError: `--options` without a file.
+        FileFormatError: the file cannot be read, is not TOML, or has a table of no command.
+    """
+    arguments, file = take_file(arguments)
+    app.config = ()
+    if file:
+        check_file(file, commands=set(app))
+        app.config = (Toml(file, must_exist=True),)
     try:
         return app(arguments, exit_on_error=False, print_error=False, result_action="return_value")  # type: ignore[no-any-return]
     except CycloptsError as error:
         console.complain(str(error).strip(), "mambino --help, or mambino COMMAND --help, lists what there is")
         return 2
-
-
-def _take_options_file(arguments: list[str]) -> list[str]:
-    from cyclopts.config import Toml
-
-    app.config = ()
-    if "--options" not in arguments[:-1]:
-        return arguments
-    at = arguments.index("--options")
-    app.config = (Toml(arguments[at + 1], must_exist=True),)
-    return arguments[:at] + arguments[at + 2 :]
 
 
 @app.command
@@ -71,13 +78,8 @@ def check(data: Path, /, options: Annotated[CheckOptions, Flat] = CheckOptions()
     if json:
         _print_json(findings)
     else:
-        for line in findings.repaired:
-            console.say(f"repaired  {line}")
-        rows = [(f.severity, f.case, f.kind, f.message, f.remedy) for f in findings.findings]
-        if rows:
-            console.table(["severity", "case", "kind", "finding", "remedy"], rows)
-        console.say(f"{findings.errors} errors, {findings.warnings} warnings")
-    return 3 if findings.errors and not options.repair else 0
+        _print_findings(findings)
+    return 3 if findings.errors and not findings.copy else 0
 
 
 @app.command
@@ -85,7 +87,7 @@ def plan(
     data: Path,
     /,
     *,
-    output: Annotated[Path, Output],
+    output: Path,
     options: Annotated[PlanOptions, Flat] = PlanOptions(),
     explain: bool = False,
     json: Json = False,
@@ -138,7 +140,7 @@ def train(work: Path, /, options: Annotated[TrainOptions, Flat] = TrainOptions()
 @app.command
 def predict(
     *files: Path,
-    output: Annotated[Path | None, Output] = None,
+    output: Path | None = None,
     options: Annotated[PredictOptions, Flat] = PredictOptions(),
     json: Json = False,
 ) -> int:
@@ -176,7 +178,7 @@ def evaluate(
     truth: Path,
     /,
     *,
-    output: Annotated[Path, Output],
+    output: Path,
     options: Annotated[EvaluateOptions, Flat] = EvaluateOptions(),
     json: Json = False,
 ) -> int:
@@ -201,16 +203,18 @@ def run(
     data: Path,
     /,
     *,
-    output: Annotated[Path, Output],
+    output: Path,
     options: Annotated[RunOptions, Flat] = RunOptions(),
     json: Json = False,
 ) -> None:
     """Do the whole path: check, plan, preprocess, train, predict, evaluate.
 
+    Of several networks the one with the best Dice on held-out training cases is chosen.
+
     Args:
         data: a data set with masks.
         output: the work folder.
-        json: print the report as JSON.
+        json: print the report as JSON, with the scores of all networks.
     """
     from mambino.workflow import run as run_all
 
@@ -278,6 +282,20 @@ def _complain_of(cases: tuple[str, ...], what: str) -> int:
     return 3
 
 
+def _print_findings(findings: "Findings") -> None:
+    for line in findings.repaired:
+        console.say(f"repaired  {line}")
+    rows = [(f.severity, f.case, f.kind, f.message, f.remedy) for f in findings.findings]
+    if rows:
+        console.table(["severity", "case", "kind", "finding", "remedy"], rows)
+    console.say(f"{findings.errors} errors, {findings.warnings} warnings")
+    if findings.copy:
+        what = "repaired copy" if findings.repaired else "nothing needed repair; a clean copy was"
+        console.say(f"{what} written to {findings.copy}")
+    elif findings.errors:
+        console.say(f"a copy with what can be mended: mambino check {findings.folder} --repair -o COPY")
+
+
 def _print_report(report: "Report", folder: Path, json: bool) -> None:
     if json:
         return _print_json(report)
@@ -297,7 +315,21 @@ def _print_report(report: "Report", folder: Path, json: bool) -> None:
         interval = "-" if s.dice_low is None else f"{s.dice_low:.3f} to {s.dice_high:.3f}"
         rows.append((s.label, s.cases, s.dice, interval, s.dice_median, s.iou, s.hd95, s.nsd))
     console.table(columns, rows)
+    if report.choice:
+        _print_choice(report.choice)
     return console.say(f"page: {folder / 'report.html'}")
+
+
+def _print_choice(choice: "Choice") -> None:
+    console.say(choice.said)
+    columns = ["network", "configuration", "parameters", "validation Dice", "test Dice", ""]
+    rows = [
+        (c.network, c.config, c.parameters, c.validation, c.test, "chosen" if c.chosen else "")
+        for c in choice.candidates
+    ]
+    if choice.cases == "test":
+        return console.table(columns, rows)
+    return console.table([*columns[:4], ""], [(*row[:4], row[5]) for row in rows])
 
 
 def _print_json(value: Any) -> None:

@@ -58,16 +58,18 @@ def note(text: str) -> None:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "") -> None:
-    """Print a table; columns of numbers lean right."""
+    """Print a table as it is, square brackets included; columns of numbers lean right."""
     from rich.table import Table
+    from rich.text import Text
 
     rows = [[_cell(value) for value in row] for row in rows]
-    shown = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    heading = Text(title) if title else None
+    shown = Table(title=heading, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for i, column in enumerate(columns):
         numeric = bool(rows) and all(_is_number(row[i]) for row in rows)
-        shown.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        shown.add_column(Text(column), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        shown.add_row(*row)
+        shown.add_row(*map(Text, row))
     _console(sys.stdout).print(shown)
 
 
@@ -77,16 +79,15 @@ def progress(verb: str) -> Iterator[Progress]:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
-    columns = [TextColumn("{task.fields[verb]}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+    columns = [TextColumn(verb, markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+    what = TextColumn("{task.description}", markup=False)  # names of cases are no markup
     shown = sys.stderr.isatty()
-    bar = Bar(
-        *columns, TextColumn("{task.description}"), console=_console(sys.stderr), transient=True, disable=not shown
-    )
+    bar = Bar(*columns, what, console=_console(sys.stderr), transient=True, disable=not shown)
     with bar:
-        task = bar.add_task("", total=None, verb=verb)
+        task = bar.add_task("", total=None)
 
-        def update(done: int, total: int, what: str) -> None:
-            bar.update(task, completed=done, total=total, description=what)
+        def update(done: int, total: int, name: str) -> None:
+            bar.update(task, completed=done, total=total, description=name)
 
         yield update
 

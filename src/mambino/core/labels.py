@@ -30,7 +30,7 @@ class Labels:
         if numbers != list(range(1, len(numbers) + 1)):
             raise DataError(
                 f"label numbers must follow one another without gaps, got {numbers}",
-                hint="renumber them: mambino check --repair DATA -o COPY",
+                hint="renumber them: mambino check DATA --repair -o COPY",
             )
         if self.has_regions and (self.paint is None or len(self.paint) != len(self.names)):
             raise DataError(

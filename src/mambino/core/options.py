@@ -23,11 +23,13 @@ class CheckOptions:
     """Options of `check`.
 
     Attributes:
-        repair: write a repaired copy of the data set to this folder.
+        repair: write a repaired copy of the data set to `output`; both or neither.
+        output: folder for the copy.
         workers: processes; 0 takes one a core.
     """
 
-    repair: Path | None = None
+    repair: bool = False
+    output: Path | None = None
     workers: Annotated[int, Ge(0)] = 0
 
 
@@ -57,7 +59,8 @@ class PreprocessOptions:
     """Options of `preprocess`.
 
     Attributes:
-        dims: prepare for 2D, 3D or (empty) for the dimension of the plan's default configuration.
+        dims: prepare for 2D, 3D or both, as in "--dims 2 3" after the folder; for the dimension of the plan's default
+            configuration if not given.
         workers: processes; 0 takes one a core.
     """
 
@@ -149,7 +152,8 @@ class RunOptions:
     """Options of `run`, the whole path.
 
     Attributes:
-        models: networks to train; where there are several, validation on training cases chooses.
+        models: networks to train, one or more, as in "--models unet lightm_unet" after the folder; where there are
+            several, validation on training cases chooses.
         minutes: of training, for each network.
         epochs: of training, for each network, instead of a time.
         memory: training may use so much memory (GiB).

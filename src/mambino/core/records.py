@@ -3,8 +3,8 @@
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
@@ -103,8 +103,22 @@ def write(value: Any, path: Path) -> Path:
 
 def write_text(text: str, path: Path) -> None:
     """Write a text file, all of it or nothing."""
-    with replacing(path) as part:
-        part.write_text(text, encoding="utf-8")
+    write_texts({path: text})
+
+
+def write_texts(texts: Mapping[Path, str]) -> None:
+    """Write text files that belong together: none gets its name before all are on the disk.
+
+    Raises:
+        FileFormatError: a folder cannot be written to, or the disk is full; older files stay as they were.
+    """
+    with ExitStack() as stack:
+        for path, text in texts.items():
+            part = stack.enter_context(replacing(path))
+            try:
+                part.write_text(text, encoding="utf-8")
+            except OSError as error:
+                raise _unwritable(path, error) from None
 
 
 @contextmanager

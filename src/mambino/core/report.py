@@ -1,8 +1,10 @@
 """What an evaluation found: one row a case and a label, and a summary of each label."""
 
+from dataclasses import replace
 from typing import Literal
 
 from mambino.core.records import record
+from mambino.errors import OptionError
 
 Found = Literal["both", "missed", "invented", "neither"]
 """Who has the structure: prediction and truth, the truth alone, the prediction alone, nobody."""
@@ -122,11 +124,84 @@ class Model:
 
     Attributes:
         bundles: sha256 of each file of weights.
+        networks: their names, one a bundle, where they are known.
         options: of `predict`, as text.
     """
 
     bundles: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()
     options: dict[str, str]
+
+
+@record
+class Candidate:
+    """A network that was trained for a choice.
+
+    Attributes:
+        config: its configuration in the plan, "3d-unet" say.
+        network: its name.
+        parameters: how many it has.
+        validation: mean Dice on the held-out training cases when its weights were kept, on the prepared grid.
+        test: mean Dice on the test cases; None where there are none, or it was not scored yet.
+        chosen: it is the one with the best `validation`.
+    """
+
+    config: str
+    network: str
+    parameters: int
+    validation: float | None = None
+    test: float | None = None
+    chosen: bool = False
+
+
+@record
+class Choice:
+    """Which network made the masks, which others there were, and what the scored cases are to them.
+
+    Attributes:
+        cases: "test": no network has learnt from them or was chosen by them; "held out": of the training cases,
+            those by which weights and network were chosen.
+        made_by: configuration of the candidate whose masks are scored.
+        candidates: in the order in which they were trained.
+    """
+
+    cases: Literal["test", "held out"]
+    made_by: str
+    candidates: tuple[Candidate, ...]
+
+    def __post_init__(self) -> None:
+        if sum(candidate.chosen for candidate in self.candidates) != 1:
+            raise OptionError(f"one of {len(self.candidates)} candidates is chosen, no more and no less")
+        if all(candidate.config != self.made_by for candidate in self.candidates):
+            raise OptionError(f"{self.made_by} is not among the {len(self.candidates)} candidates")
+
+    @property
+    def chosen(self) -> Candidate:
+        """The network with the best validation Dice."""
+        return next(candidate for candidate in self.candidates if candidate.chosen)
+
+    @property
+    def maker(self) -> Candidate:
+        """The network whose masks are scored."""
+        return next(candidate for candidate in self.candidates if candidate.config == self.made_by)
+
+    @property
+    def said(self) -> str:
+        """A sentence on what the scored cases are."""
+        if self.cases == "test":
+            return "These are test cases: no network has learnt from them, and none was chosen by them."
+        what = "the weights and the network" if len(self.candidates) > 1 else "the weights"
+        return (
+            f"There are no test masks: these are the held-out training cases, by which {what} were chosen, "
+            "so expect less on new images."
+        )
+
+    def scored(self, dice: float | None) -> "Choice":
+        """Return the choice with the test Dice of the network that made the masks; unchanged without test cases."""
+        if self.cases != "test":
+            return self
+        done = tuple(replace(c, test=dice) if c.config == self.made_by else c for c in self.candidates)
+        return replace(self, candidates=done)
 
 
 @record
@@ -137,6 +212,7 @@ class Report:
         format: version of this record.
         dataset: name of the data set, where it is known.
         model: what made the predictions, where it is known.
+        choice: which networks there were to make them, where `run` trained them.
         surface: what counts as a surface, "voxel" or "surfel".
         tolerance: of the normalised surface distance (`unit`).
         unit: of distances, "mm" or "pixel", or both where cases differ.
@@ -152,6 +228,7 @@ class Report:
     format: int = 1
     dataset: str = ""
     model: Model | None = None
+    choice: Choice | None = None
     surface: Literal["voxel", "surfel"]
     tolerance: float
     unit: str

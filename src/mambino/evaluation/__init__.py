@@ -10,8 +10,8 @@ from pathlib import Path
 
 from mambino.core.machine import cores
 from mambino.core.options import EvaluateOptions, Progress, silent
-from mambino.core.records import checked, write, write_text
-from mambino.core.report import Report, Score
+from mambino.core.records import checked, dump, write_texts
+from mambino.core.report import Choice, Report, Score
 from mambino.errors import DataError
 from mambino.evaluation.naming import Declared, declared, find_model
 from mambino.evaluation.overlay import Overlay, find_images, overlay
@@ -30,9 +30,10 @@ def evaluate(
     output: Path,
     options: EvaluateOptions = EvaluateOptions(),
     *,
+    choice: Choice | None = None,
     progress: Progress = silent,
 ) -> Report:
-    """Compare two folders of masks; write cases.csv, report.json and report.html.
+    """Compare two folders of masks; write cases.csv, report.json and report.html, all three or none.
 
     Masks are paired by name. A truth without a prediction is listed in `Report.missing` and in the page, and is in
     no mean: a caller that wants it to count must treat a report with missing cases as failed.
@@ -42,6 +43,7 @@ def evaluate(
         truth: folder of masks to judge them by.
         output: folder for the report.
         options: tolerance, names of the labels, and what the page shows besides.
+        choice: from which networks the one that made the predictions was chosen, where that is known.
         progress: told how many cases are done.
 
     Raises:
@@ -58,10 +60,13 @@ def evaluate(
     scores = _score(pairs, known, options, progress)
     report = assemble(scores, tuple(known.structures.labels.names), options, dataset=known.dataset, model=model)
     report = replace(report, missing=missing, extra=extra, notes=notes + report.notes)
+    report = replace(report, choice=choice.scored(report.dice) if choice else None)
     shown = [(rank, _draw(pair, known, options)) for rank, pair in _chosen(report, pairs)]
-    write_text(csv_text(report), output / "cases.csv")
-    write(report, output / "report.json")
-    write_text(page(report, shown, training), output / "report.html")
+    write_texts({
+        output / "cases.csv": csv_text(report),
+        output / "report.json": dump(report) + "\n",
+        output / "report.html": page(report, shown, training),
+    })
     return report
 
 

@@ -72,7 +72,8 @@ def find_model(predictions: Path, cases: Sequence[str]) -> tuple[Model | None, t
     if len(by - {""}) > 1:
         notes.append("The predictions were made by several models, or with several options.")
     options = {name.replace("_", " "): _said(value) for name, value in made.get("options", {}).items()}
-    return Model(bundles=tuple(made.get("bundles", ())), options=options), tuple(notes)
+    bundles, networks = tuple(made.get("bundles", ())), tuple(made.get("networks", ()))
+    return Model(bundles=bundles, networks=networks, options=options), tuple(notes)
 
 
 def _said(value: object) -> str:

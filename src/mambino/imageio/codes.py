@@ -33,7 +33,7 @@ def decode(array: NDArray[Any], codes: dict[str, int] | None, path: Path) -> NDA
         if len(array) != 1:
             raise DataError(
                 f"{path} has {len(array)} channels, a mask has 1",
-                "turn colours into numbers: mambino check --repair DATA -o COPY",
+                "turn colours into numbers: mambino check DATA --repair -o COPY",
             )
         only: NDArray[Any] = array[0]
         return only

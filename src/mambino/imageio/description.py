@@ -166,7 +166,7 @@ def _without_gaps(
         kind="labels",
         case="",
         message=f"{file}: label numbers must follow one another without gaps, got {numbers}",
-        remedy="renumber them: mambino check --repair DATA -o COPY",
+        remedy="renumber them: mambino check DATA --repair -o COPY",
     )
     return {str(n): i for i, n in enumerate(numbers, 1)}, (problem,)
 

@@ -110,5 +110,5 @@ def _noisy(count: int, what: str) -> Problem:
         kind="noisy masks",
         case="",
         message=f"the masks hold {count} {what}, most of them the noise of a lossy format such as JPEG",
-        remedy="snap them to their labels: mambino check --repair DATA -o COPY",
+        remedy="snap them to their labels: mambino check DATA --repair -o COPY",
     )

@@ -34,7 +34,7 @@ from mambino.inference.ledger import (
 from mambino.nn.device import choose_device
 from mambino.ops.windows import Slab
 from mambino.preprocessing.case import prepare, restore, restore_scores
-from mambino.weights.bundle import Bundle, digest, load
+from mambino.weights.bundle import Bundle, digest, info, load
 
 
 def predict(
@@ -77,7 +77,12 @@ def predict(
     cases, problems = find_images(_paths(inputs), len(header.channels))
     masks = _masks(cases, folder)
     before = entries_in(folder)
-    now = Predictions(bundles=tuple(map(digest, files)), options=options, versions=versions())
+    now = Predictions(
+        bundles=tuple(map(digest, files)),
+        networks=tuple(info(path).config.network.name for path in files),
+        options=options,
+        versions=versions(),
+    )
     entries = _settled(cases, masks, before, now)
 
     def keep_record(*new: Entry) -> None:

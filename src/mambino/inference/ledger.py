@@ -47,6 +47,7 @@ class Predictions:
     Attributes:
         format: version of this record.
         bundles: sha256 of the bundles last used; several are averaged.
+        networks: their names, one a bundle.
         options: last used.
         versions: of the software last used.
         entries: one a case.
@@ -54,6 +55,7 @@ class Predictions:
 
     format: int = 1
     bundles: tuple[str, ...]
+    networks: tuple[str, ...] = ()
     options: PredictOptions
     versions: dict[str, str]
     entries: tuple[Entry, ...] = ()

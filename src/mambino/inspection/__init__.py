@@ -9,6 +9,7 @@ from mambino.core.dataset import Dataset
 from mambino.core.findings import Finding, Findings
 from mambino.core.options import CheckOptions, Progress, silent
 from mambino.core.records import checked
+from mambino.errors import OptionError
 from mambino.imageio.folders import scan_dataset
 from mambino.inspection import geometry, leakage, partners, values
 from mambino.inspection.facts import CaseFacts, examine
@@ -22,7 +23,7 @@ def check(data: Path, options: CheckOptions = CheckOptions(), *, progress: Progr
 
     Args:
         data: an nnU-Net raw folder, or a folder with images/ and labels/ or masks/.
-        options: with `repair`, a repaired copy is written there; `data` is never changed.
+        options: with `repair`, a repaired copy is written to `output`; `data` is never changed.
         progress: called after each file.
 
     Returns:
@@ -31,11 +32,12 @@ def check(data: Path, options: CheckOptions = CheckOptions(), *, progress: Progr
     Raises:
         DataError: there is no data set in `data`, or no case of it can be repaired.
         FileFormatError: `data` or its dataset.json cannot be read, or the copy cannot be written.
-        OptionError: the folder for the copy is not empty, or is in the data set.
+        OptionError: `repair` without `output`, or the other way round; the folder for the copy is not empty, or
+            is in the data set.
     """
     options = checked(options)
     data = Path(data)
-    copy = writable(options.repair, data) if options.repair else None
+    copy = _copy(options, data)
     dataset, problems = scan_dataset(data)
     cases = examine(dataset, options.workers, progress)
     found = Findings(
@@ -66,6 +68,17 @@ def findings(dataset: Dataset, cases: Sequence[CaseFacts]) -> Iterator[Finding]:
     yield from geometry.outliers(cases)
     yield from geometry.orientations(cases)
     yield from partners.warned(cases)
+
+
+def _copy(options: CheckOptions, data: Path) -> Path | None:
+    hint = f"mambino check {data} --repair -o COPY"
+    if options.output is None:
+        if options.repair:
+            raise OptionError("--repair needs a folder for the copy, and none was given", hint=hint)
+        return None
+    if not options.repair:
+        raise OptionError(f"--output {options.output} names a folder for the copy, and --repair was not given", hint)
+    return writable(options.output, data)
 
 
 def _sorted(found: Iterator[Finding]) -> tuple[Finding, ...]:

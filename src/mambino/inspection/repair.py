@@ -71,7 +71,7 @@ def write_copy(
         first = f"; {losses[0].case}, say: {losses[0].why}" if losses else ""
         raise DataError(
             f"none of the {len(dataset.training)} training cases of {dataset.folder} can be repaired{first}",
-            hint="correct the data set by hand first: mambino check says where",
+            hint=f"correct the data set by hand first: mambino check {dataset.folder} says where",
         )
     end = ending([mend.facts for mend in mends])
     with _whole(copy) as folder:

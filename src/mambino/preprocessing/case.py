@@ -185,7 +185,7 @@ def _check_finite(array: NDArray[np.float32], given: NDArray[np.generic]) -> Non
         raise DataError(
             f"the image is not finite in {count} of {array.size} voxels, "
             f"the first in channel {channel} at {tuple(place)}",
-            hint="mend it: mambino check --repair",
+            hint="mend a copy: mambino check DATA --repair -o COPY",
         )
 
 
