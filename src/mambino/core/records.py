@@ -118,7 +118,7 @@ def write_texts(texts: Mapping[Path, str]) -> None:
             try:
                 part.write_text(text, encoding="utf-8")
             except OSError as error:
-                raise _unwritable(path, error) from None
+                raise unwritable(path, error) from None
 
 
 @contextmanager
