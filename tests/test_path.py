@@ -138,7 +138,7 @@ def test_pictures_go_the_same_way(compared):
 def test_without_test_images_the_report_says_on_what_it_rests(tmp_path, capsys):
     data, work = write_pictures(tmp_path / "blobs", test=0), tmp_path / "work"
     assert dispatch(["run", str(data), "-o", str(work), "--epochs", "1", "--minutes", "0.05"]) in (None, 0)
-    sentence = "these are the held-out training cases, by which the weights were chosen"
+    sentence = "these are the held-out training cases, by which its training was watched"
     assert sentence in capsys.readouterr().out
     assert sentence in (work / "report" / "report.html").read_text()
     choice = json.loads((work / "report" / "report.json").read_text())["choice"]

@@ -58,7 +58,7 @@ def demo() -> None:
     if DEMO.exists():
         shutil.rmtree(DEMO)
     _run(
-        [BIN / "mambino", "run", "examples/hippocampus", "-o", "demo", "--models", "lightm_unet", "--minutes", "10"],
+        [BIN / "mambino", "run", "examples/hippocampus", "-o", "demo", "--models", "lightm_unet", "--minutes", "5"],
         cwd=ROOT,
     )
 

@@ -160,7 +160,7 @@ class Choice:
 
     Attributes:
         cases: "test": no network has learnt from them or was chosen by them; "held out": of the training cases,
-            those by which weights and network were chosen.
+            those by which the network was chosen and its training was watched.
         made_by: configuration of the candidate whose masks are scored.
         candidates: in the order in which they were trained.
     """
@@ -190,9 +190,9 @@ class Choice:
         """A sentence on what the scored cases are."""
         if self.cases == "test":
             return "These are test cases: no network has learnt from them, and none was chosen by them."
-        what = "the weights and the network" if len(self.candidates) > 1 else "the weights"
+        what = "the network was chosen" if len(self.candidates) > 1 else "its training was watched"
         return (
-            f"There are no test masks: these are the held-out training cases, by which {what} were chosen, "
+            f"There are no test masks: these are the held-out training cases, by which {what}, "
             "so expect less on new images."
         )
 
