@@ -206,7 +206,7 @@ def test_an_output_that_cannot_be_written_is_one_error(walked, tmp_path, verb):
         blocked.write_text("in the way")  # a file where a folder should be stops the superuser too
     bundle, image = done / "runs" / "3d-unet-0" / "model.safetensors", data / "imagesTs" / "case_06_0000.nii.gz"
     verbs = {
-        "check": lambda: mambino.check(data, mambino.CheckOptions(repair=file / "copy", workers=1)),
+        "check": lambda: mambino.check(data, mambino.CheckOptions(repair=True, output=file / "copy", workers=1)),
         "plan": lambda: mambino.plan(data, file / "work", mambino.PlanOptions(device="cpu", workers=1)),
         "preprocess": lambda: mambino.preprocess(work, mambino.PreprocessOptions(workers=1)),
         "train": lambda: mambino.train(work, mambino.TrainOptions(epochs=1)),

@@ -43,6 +43,11 @@ template <class T> void norm_sums(const NormTask &task) {
     }
 }
 
+// The mean is taken off first: what is left is small, and so is the error of its factor.
+template <class T> MAMBINO_INLINE Vec<T> scaled_about_mean(const mambino_norm &n, Vec<T> x, const T *line, int width) {
+    return (x - load_some(line + 2 * n.channels, width)) * load_some(line, width) + load_some(line + n.channels, width);
+}
+
 template <class T> void norm_apply(const NormTask &task) {
     const FlushDenormals flush;
     const mambino_norm &n = *task.norm;
@@ -52,8 +57,7 @@ template <class T> void norm_apply(const NormTask &task) {
         T *to = row<T>(n.y, task.batch, t);
         for (int64_t channel = 0; channel < n.channels; channel += Lanes<T>::count) {
             const int width = norm_width<T>(n, channel);
-            const Vec<T> y = load_some(from + channel, width) * load_some(line + channel, width) +
-                             load_some(line + n.channels + channel, width);
+            const Vec<T> y = scaled_about_mean(n, load_some(from + channel, width), line + channel, width);
             store_some(to + channel, n.relu ? larger<T>(y, Vec<T>{}) : y, width);
         }
     }
@@ -62,7 +66,7 @@ template <class T> void norm_apply(const NormTask &task) {
 // The gradient before the activation: nothing where the result was cut off. `line` here is that of the way forward.
 template <class T> MAMBINO_INLINE Vec<T> before_relu(const mambino_norm &n, Vec<T> grad, Vec<T> x, const T *line, int width) {
     if (!n.relu) return grad;
-    return x * load_some(line, width) + load_some(line + n.channels, width) > 0 ? grad : Vec<T>{};
+    return scaled_about_mean(n, x, line, width) > 0 ? grad : Vec<T>{};
 }
 
 template <class T> void norm_sums_back(const NormTask &task) {
@@ -101,9 +105,9 @@ template <class T> void norm_apply_back(const NormTask &task) {
             const Vec<T> x = load_some(from + channel, width);
             const Vec<T> grad = before_relu(n, load_some(outer + channel, width), x, line + channel, width);
             const T *of = back + channel;
-            store_some(to + channel,
-                       grad * load_some(of, width) + x * load_some(of + n.channels, width) + load_some(of + 2 * n.channels, width),
-                       width);
+            const Vec<T> off = x - load_some(line + 2 * n.channels + channel, width);
+            const Vec<T> into = grad * load_some(of, width) + off * load_some(of + n.channels, width) + load_some(of + 2 * n.channels, width);
+            store_some(to + channel, into, width);
         }
     }
 }

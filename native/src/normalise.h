@@ -44,7 +44,7 @@ template <class T> void lines_forward(const mambino_norm &n, std::vector<T> &lin
             const double slope = scale * (n.weight ? double(((const T *)n.weight)[c]) : 1.0);
             T *const of = &line[size_t(b * 6 * n.channels + c)];
             of[0] = T(slope);
-            of[n.channels] = T((n.bias ? double(((const T *)n.bias)[c]) : 0.0) - mean * slope);
+            of[n.channels] = n.bias ? ((const T *)n.bias)[c] : T(0);
             of[2 * n.channels] = T(mean);
         }
 }
@@ -94,7 +94,7 @@ template <class T> void normalise_back(const mambino_norm &n, const mambino_norm
     for (int64_t b = 0; b < n.batch; b++)
         for (int64_t c = 0; c < n.channels; c++) {
             const double *of = &sums[size_t(b * 2 * n.channels)];
-            const double scale = ((T *)n.scale)[b * n.groups + c / wide], mean = ((T *)n.mean)[b * n.groups + c / wide];
+            const double scale = ((T *)n.scale)[b * n.groups + c / wide];
             double plain = 0, along = 0;  // sums over the group of the normalised gradient, and along x
             for (int64_t i = c / wide * wide; i < (c / wide + 1) * wide; i++) {
                 const double w = n.weight ? double(((const T *)n.weight)[i]) : 1.0;
@@ -104,7 +104,7 @@ template <class T> void normalise_back(const mambino_norm &n, const mambino_norm
             T *const back = &line[size_t((b * 6 + 3) * n.channels + c)];
             back[0] = T(scale * (n.weight ? double(((const T *)n.weight)[c]) : 1.0));
             back[n.channels] = T(-tilt);
-            back[2 * n.channels] = T(mean * tilt - scale * plain / count);
+            back[2 * n.channels] = T(-scale * plain / count);
             weight[size_t(c)] += of[n.channels + c] * scale;
             bias[size_t(c)] += of[c];
         }

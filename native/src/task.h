@@ -33,8 +33,9 @@ struct NormTask {
     const mambino_norm_gradients *gradients;
     int64_t batch, begin, end;
     double *sums;     // [2, channels] of this range
-    const void *line; // [6, channels] of this sample: y is line 0 times x plus line 1; line 2 is the mean; the
-                      // gradient of x is line 3 times that of y plus line 4 times x plus line 5
+    // [6, channels] of this sample: y is line 0 times (x - line 2) plus line 1; the gradient of x is line 3 times that
+    // of y plus line 4 times (x - line 2) plus line 5
+    const void *line;
 };
 
 // The kernels of one instruction set for one type of number.

@@ -32,8 +32,8 @@ from mambino.training import train
 from mambino.training.loop import Epoch
 from mambino.weights.bundle import info
 
-FOLDS = 10
-"""A tenth of the training cases chooses the network and the moment; where cases are few, the others must teach."""
+FOLDS = (5, 10)
+"""Parts of the training cases, one of which is held out: the larger number where that leaves two patients or more."""
 
 
 def run(
@@ -71,7 +71,7 @@ def run(
     on_stage("check")
     refuse_errors(data, progress)
     on_stage("plan")
-    planned = _plan_once(data, work, options, progress)
+    planned, dataset = _plan_once(data, work, options, progress), open_dataset(data)
     names = chosen_configs(planned, options)
     on_stage("preprocess")
     dim: Literal[2, 3] = 2 if planned.config(names[0]).dim == 2 else 3
@@ -79,8 +79,8 @@ def run(
     trained = {}
     for name in names:
         on_stage(f"train {name}")
-        trained[name] = train(work, _train_options(work, name, options), on_epoch=on_epoch)
-    material, choice = _compared(open_dataset(data), trained, work)
+        trained[name] = train(work, _train_options(work, name, options, dataset), on_epoch=on_epoch)
+    material, choice = _compared(dataset, trained, work)
     others = [c for c in choice.candidates if not c.chosen and material.cases == "test"]
     for candidate in (choice.chosen, *others):
         on_stage(f"predict {candidate.config}")
@@ -133,10 +133,12 @@ def _plan_options(options: RunOptions) -> PlanOptions:
     )
 
 
-def _train_options(work: Path, name: str, options: RunOptions) -> TrainOptions:
+def _train_options(work: Path, name: str, options: RunOptions, dataset: Dataset) -> TrainOptions:
+    patients = len({case.patient or case.id for case in dataset.training})
+    few, many = FOLDS
     return TrainOptions(
         config=name,
-        folds=FOLDS,
+        folds=many if patients >= 2 * many else few,
         epochs=options.epochs,
         minutes=options.minutes,
         device=options.device,
