@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 from mambino.cli.app import dispatch, main
 from mambino.core.options import PreprocessOptions, RunOptions
@@ -77,6 +78,13 @@ def test_folders_that_are_no_data_sets_are_refused(tmp_path, capsys, make):
     assert said.startswith("error: ")
     assert "Traceback" not in said
     assert not (tmp_path / "w" / "plan.json").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="steps are timed where there is a GPU")
+def test_a_plan_for_a_device_that_is_not_here_says_that_nothing_was_timed(tmp_path, capsys):
+    data = write_pictures(tmp_path / "d")
+    assert exit_code("plan", data, "-o", tmp_path / "w", "--device", "cuda", "--model", "unet") == 0
+    assert "not timed" in capsys.readouterr().out
 
 
 def test_an_unknown_option_is_a_usage_error(capsys):

@@ -112,7 +112,8 @@ def plan(
     rows = []
     for name, c in planned.configs.items():
         mark = "*" if name == planned.default else ""
-        rows.append((name + mark, _list(c.spacing), _list(c.patch), c.batch, c.normalise[0].scheme, c.memory, c.step))
+        step = c.step or "not timed"
+        rows.append((name + mark, _list(c.spacing), _list(c.patch), c.batch, c.normalise[0].scheme, c.memory, step))
     console.table(["configuration", "spacing", "patch", "batch", "intensity", "GiB", "s a step"], rows)
     return console.say(f"plan written to {output / 'plan.json'} (* is the default; --explain gives the reasons)")
 
