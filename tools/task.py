@@ -1,4 +1,4 @@
-"""The project's chores, each one a word: `python tools/task.py setup|demo|test|check|bench|docs`.
+"""The project's chores, each one a word: `python tools/task.py setup|demo|test|check|bench|docs`, and the others in `main`.
 
 The Makefile's targets call this file; where there is no make, call it directly. It needs nothing but
 Python's standard library, makes `.venv` beside it, and installs only what has changed since last time.
@@ -6,9 +6,11 @@ Python's standard library, makes `.venv` beside it, and installs only what has c
 
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 import venv
 from pathlib import Path
 
@@ -20,6 +22,7 @@ CONSTRAINTS = ROOT / "tools" / "constraints.txt"
 TEST_TOOLS = ROOT / "tools" / "test-tools.txt"
 DOC_TOOLS = ROOT / "tools" / "doc-tools.txt"
 DEMO = ROOT / "demo"
+NATIVE = ["-std=gnu++17", "-O2", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra", "-Iinclude", "-pthread"]
 PIP = [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
 
 
@@ -30,6 +33,8 @@ def main(words: list[str]) -> int:
         "demo": demo,
         "test": test,
         "check": check,
+        "check-native": check_native,
+        "check-arm": check_arm,
         "bench": bench,
         "docs": docs,
         "format": tidy,
@@ -77,6 +82,32 @@ def check() -> None:
     _run([PYTHON, "-m", "mypy"], cwd=ROOT)
     _run([BIN / "lint-imports"], cwd=ROOT)
     _run([PYTHON, "-m", "pytest", "-m", "not slow", "-n", str(_cores())], cwd=ROOT)
+
+
+def check_native() -> None:
+    """Build the library with sanitizers and run its own tests: memory and undefined behaviour, then threads."""
+    flags = {"avx2": ["-mavx2", "-mfma"], "avx512": ["-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw", "-mfma"]}
+    names = ["plain", *flags] if platform.machine() in {"x86_64", "AMD64"} else ["plain", "neon"]
+    for kind in ("address,undefined", "thread"):
+        common = [os.environ.get("CXX", "c++"), *NATIVE, f"-fsanitize={kind}", "-fno-sanitize-recover=all", "-g"]
+        with tempfile.TemporaryDirectory() as folder:
+            objects = []
+            for source in ["src/api.cpp", *(f"src/scan_{name}.cpp" for name in names), "tests/check.cpp"]:
+                objects.append(Path(folder) / f"{Path(source).stem}.o")
+                extra = flags.get(Path(source).stem.removeprefix("scan_"), [])
+                _run([*common, *extra, "-c", source, "-o", objects[-1]], cwd=ROOT / "native")
+            _run([*common, *objects, "-o", Path(folder) / "check"])
+            _run([Path(folder) / "check"])
+        print(f"{kind}: checked", flush=True)
+
+
+def check_arm() -> None:
+    """Build the library for ARM and run its own tests in an emulator (g++-aarch64-linux-gnu and qemu-user)."""
+    sources = ["src/api.cpp", "src/scan_neon.cpp", "src/scan_plain.cpp", "tests/check.cpp"]
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder) / "check"
+        _run(["aarch64-linux-gnu-g++", *NATIVE, *sources, "-static", "-o", program], cwd=ROOT / "native")
+        _run(["qemu-aarch64", program])
 
 
 def tidy() -> None:

@@ -31,6 +31,7 @@ typedef std::unique_ptr<void, FreeAligned> Memory;
 Memory room(size_t bytes) { return Memory(::operator new(bytes ? bytes : 64, std::align_val_t(64))); }
 
 bool runs(const char *name) {
+    (void)name;
 #if defined(__x86_64__) || defined(_M_X64)
     if (!strcmp(name, "avx512"))
         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
