@@ -1,4 +1,4 @@
-"""The project's chores, each one a word: `python tools/task.py setup|demo|test|check|bench|docs`, and the others in `main`.
+"""The project's chores, each one a word: `python tools/task.py setup|demo|test|check|bench|docs`; all are in `main`.
 
 The Makefile's targets call this file; where there is no make, call it directly. It needs nothing but
 Python's standard library, makes `.venv` beside it, and installs only what has changed since last time.

@@ -1,8 +1,6 @@
 """The GPU kernels of the selective scan equal its definition, in values and in all gradients.
 
-Where there is no GPU they run in Triton's interpreter, which must be asked for before Triton is imported and at its
-first call. All of this process then has an interpreted Triton, which harms nobody: without a GPU there is no other
-use for it. The environment is as it was after each test.
+Where there is no GPU they run in Triton's interpreter, which `tests/conftest.py` asks for.
 """
 
 import os
@@ -21,11 +19,8 @@ from tests.close import assert_close
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
 
-with pytest.MonkeyPatch.context() as patch:
-    if not GPU:
-        patch.setenv("TRITON_INTERPRET", "1")
-    pytest.importorskip("triton", reason="Triton comes with CUDA builds of torch; `pip install triton` adds it")
-    from mambino.ops.selective_scan import triton as kernels
+pytest.importorskip("triton", reason="Triton comes with CUDA builds of torch; `pip install triton` adds it")
+from mambino.ops.selective_scan import triton as kernels  # noqa: E402
 
 # Compiles each kernel as it is called for one kind of GPU, which takes none.
 COMPILE = """
@@ -64,12 +59,6 @@ kernels.scan_backward(y, last, *xs, saved, softplus=optional)
 pytestmark = [pytest.mark.gpu] if GPU else []
 NAMES = ("u", "delta", "A", "B", "C", "D", "z", "bias", "state")
 OPTIONAL = ("D", "z", "bias", "state")
-
-
-@pytest.fixture(autouse=True)
-def _interpreted(monkeypatch):
-    if not GPU:
-        monkeypatch.setenv("TRITON_INTERPRET", "1")
 
 
 def inputs(shape, groups=(1, 1), *, seed=0, without=(), dtype=torch.float32):
