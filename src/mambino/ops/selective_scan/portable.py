@@ -14,7 +14,7 @@ from mambino.ops.selective_scan.chunked import scan as chunked_scan
 from mambino.ops.selective_scan.chunked import scan_backward as chunked_backward
 from mambino.ops.selective_scan.inputs import Inputs, ordered, put_back, taken
 
-SLOWDOWN = {"cpu": "about 4 to 6 times", "mps": "several times", "cuda": "many times"}
+SLOWDOWN = {"cpu": "about 10 to 20 times", "mps": "several times", "cuda": "many times"}
 """How much longer the plain form takes than a kernel for the device; measured on a processor only."""
 
 
