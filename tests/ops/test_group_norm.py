@@ -6,16 +6,9 @@ from torch.nn import functional
 
 from mambino.errors import ShapeError
 from mambino.ops.group_norm import group_norm
-from mambino.ops.selective_scan import native
 from tests.close import assert_close
 
-
-@pytest.fixture(params=["native", "portable"], autouse=True)
-def path(request, monkeypatch):
-    if request.param == "portable":
-        monkeypatch.setattr(native, "missing", lambda: "a test asks for it")
-    elif native.missing():
-        pytest.skip(native.missing())
+pytestmark = pytest.mark.usefixtures("with_and_without_the_library")
 
 
 def normal(*shape, seed=0):

@@ -27,8 +27,9 @@ def missing() -> str:
     return "" if found >= OLDEST else f"Triton {known} is older than {OLDEST[0]}.{OLDEST[1]}"
 
 
-def saved_shape(batch: int, length: int, channels: int, size: int) -> tuple[int, ...]:
+def saved_shape(inputs: Inputs) -> tuple[int, ...]:
     """Return the shape of the states that the gradient starts from: one before each chunk."""
+    (batch, length, channels), size = inputs.u.shape, inputs.A.shape[1]
     return (batch, -(-length // CHUNK), channels, size)
 
 

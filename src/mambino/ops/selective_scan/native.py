@@ -110,10 +110,9 @@ def issue_rate() -> float:
 def scan(inputs: Inputs, *, softplus: bool, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Return y [b l d], the last state [b d n], and the states that the gradient starts from (if `keep`)."""
     inputs = _side_by_side(inputs)
-    u, size = inputs.u, inputs.A.shape[1]
-    batch, length, channels = u.shape
-    y, last = torch.empty_like(u, memory_format=torch.contiguous_format), u.new_empty(batch, channels, size)
-    saved = u.new_empty(saved_shape(batch, length, channels, size) if keep else (0,))
+    u = inputs.u
+    y, last = torch.empty_like(u, memory_format=torch.contiguous_format), u.new_empty(u.shape[0], *inputs.A.shape)
+    saved = u.new_empty(saved_shape(inputs) if keep else (0,))
     call = _scan_call(inputs, y, last, saved if keep else None, softplus=softplus)
     _check(_library().mambino_scan_forward(ctypes.byref(call), u.element_size(), torch.get_num_threads()))
     return y, last, saved
@@ -147,8 +146,9 @@ def scan_backward(
     return tuple(room)
 
 
-def saved_shape(batch: int, length: int, channels: int, size: int) -> tuple[int, ...]:
+def saved_shape(inputs: Inputs) -> tuple[int, ...]:
     """Return the shape of the states that the gradient starts from: one before each chunk."""
+    (batch, length, channels), size = inputs.u.shape, inputs.A.shape[1]
     return (batch, math.ceil(length / CHUNK), size, channels)
 
 

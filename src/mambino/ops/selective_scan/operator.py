@@ -5,7 +5,7 @@
 Sequences are token-major, [b l d]; what each input is, says `native.Inputs`. The gradient is a second operator.
 """
 
-from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -39,72 +39,43 @@ def scan_operator(inputs: Inputs, *, softplus: bool) -> tuple[Tensor, Tensor]:
 
 def path(device: str) -> str:
     """Say how the scan runs on a device; tensors without data are counted as the processor's."""
-    if device in {"cpu", "meta"} and not native.missing():
+    form = _form(device)
+    if form is native:
         return f"native {native.instruction_set()}"
-    return "triton" if device == "cuda" and not cuda.missing() else "chunked torch"
+    return "triton" if form is cuda else "chunked torch"
 
 
-Forward = Callable[..., tuple[Tensor, Tensor, Tensor]]
+def _form(device: str) -> ModuleType:
+    """Return the module that scans on a device; all have `scan`, `scan_backward` and `saved_shape`."""
+    if device in {"cpu", "meta"} and not native.missing():
+        return native
+    return cuda if device == "cuda" and not cuda.missing() else portable
 
 
-def _on_processor(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     inputs, softplus, keep = Inputs(*arguments[:COUNT]), *arguments[COUNT:]
-    if native.missing():
-        portable.warn_once("cpu", native.missing())
-        return portable.scan(inputs, softplus=softplus, keep=keep)
-    return native.scan(inputs, softplus=softplus, keep=keep)
+    device = inputs.u.device.type
+    form = _form(device)
+    if form is portable:
+        reasons = {"cpu": native.missing(), "cuda": cuda.missing()}
+        portable.warn_once(device, reasons.get(device, "no kernel was written for this device"))
+    found: tuple[Tensor, Tensor, Tensor] = form.scan(inputs, softplus=softplus, keep=keep)
+    return found
 
 
-def _on_processor_back(grad: Tensor, grad_last: Tensor, *arguments: Any) -> list[Tensor]:
+def _backward(grad: Tensor, grad_last: Tensor, *arguments: Any) -> list[Tensor]:
     inputs, saved, softplus = Inputs(*arguments[:COUNT]), *arguments[COUNT:]
-    back = portable.scan_backward if native.missing() else native.scan_backward
-    return _present(back(grad, grad_last, inputs, saved, softplus=softplus))
-
-
-def _on_gpu(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    inputs, softplus, keep = Inputs(*arguments[:COUNT]), *arguments[COUNT:]
-    if cuda.missing():
-        portable.warn_once("cuda", cuda.missing())
-        return portable.scan(inputs, softplus=softplus, keep=keep)
-    return cuda.scan(inputs, softplus=softplus, keep=keep)
-
-
-def _on_gpu_back(grad: Tensor, grad_last: Tensor, *arguments: Any) -> list[Tensor]:
-    inputs, saved, softplus = Inputs(*arguments[:COUNT]), *arguments[COUNT:]
-    back = portable.scan_backward if cuda.missing() else cuda.scan_backward
-    return _present(back(grad, grad_last, inputs, saved, softplus=softplus))
-
-
-def _elsewhere(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    inputs, softplus, keep = Inputs(*arguments[:COUNT]), *arguments[COUNT:]
-    portable.warn_once(inputs.u.device.type, "no kernel was written for this device")
-    return portable.scan(inputs, softplus=softplus, keep=keep)
-
-
-def _elsewhere_back(grad: Tensor, grad_last: Tensor, *arguments: Any) -> list[Tensor]:
-    inputs, saved, softplus = Inputs(*arguments[:COUNT]), *arguments[COUNT:]
-    return _present(portable.scan_backward(grad, grad_last, inputs, saved, softplus=softplus))
-
-
-def _present(gradients: tuple[Tensor | None, ...]) -> list[Tensor]:
-    return [x for x in gradients if x is not None]
+    found = _form(inputs.u.device.type).scan_backward(grad, grad_last, inputs, saved, softplus=softplus)
+    return [x for x in found if x is not None]
 
 
 def _shapes(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     inputs, keep = Inputs(*arguments[:COUNT]), arguments[-1]
-    u, size = inputs.u, inputs.A.shape[1]
-    batch, length, channels = u.shape
-    if not keep:
-        saved: tuple[int, ...] = (0,)
-    elif path(u.device.type).startswith("native"):
-        saved = native.saved_shape(batch, length, channels, size)
-    elif path(u.device.type) == "triton":
-        saved = cuda.saved_shape(batch, length, channels, size)
-    else:
-        saved = portable.saved_shape(inputs)
+    u = inputs.u
+    saved = _form(u.device.type).saved_shape(inputs) if keep else (0,)
     wide = torch.promote_types(u.dtype, torch.float32)
-    last = u.new_empty((batch, channels, size), dtype=wide)
-    return u.new_empty((batch, length, channels)), last, u.new_empty(saved, dtype=wide)
+    last = u.new_empty((u.shape[0], *inputs.A.shape), dtype=wide)
+    return u.new_empty(u.shape), last, u.new_empty(saved, dtype=wide)
 
 
 def _backward_shapes(grad: Tensor, grad_last: Tensor, *arguments: Any) -> list[Tensor]:
@@ -135,13 +106,9 @@ def _refuse_vmap(*_: Any) -> None:
     raise Error("the selective scan cannot be mapped by vmap", hint="put the mapped axis into the batch")
 
 
-for _device in ("MPS", "XPU"):
-    _library.impl("selective_scan", _elsewhere, _device)  # type: ignore[no-untyped-call]
-    _library.impl("selective_scan_backward", _elsewhere_back, _device)  # type: ignore[no-untyped-call]
-_library.impl("selective_scan", _on_gpu, "CUDA")  # type: ignore[no-untyped-call]
-_library.impl("selective_scan_backward", _on_gpu_back, "CUDA")  # type: ignore[no-untyped-call]
-_library.impl("selective_scan", _on_processor, "CPU")  # type: ignore[no-untyped-call]
-_library.impl("selective_scan_backward", _on_processor_back, "CPU")  # type: ignore[no-untyped-call]
+for _device in ("CPU", "CUDA", "MPS", "XPU"):
+    _library.impl("selective_scan", _forward, _device)  # type: ignore[no-untyped-call]
+    _library.impl("selective_scan_backward", _backward, _device)  # type: ignore[no-untyped-call]
 torch.library.register_fake("mambino::selective_scan", _shapes, lib=_library)
 torch.library.register_fake("mambino::selective_scan_backward", _backward_shapes, lib=_library)
 torch.library.register_autograd("mambino::selective_scan", _differentiate, setup_context=_remember, lib=_library)
