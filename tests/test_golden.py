@@ -117,6 +117,7 @@ def test_network_equals_the_original(folder, case):
     x = recorded["input"].requires_grad_(requires_grad=bool(case["grads"]))
 
     outputs = network.scales(x) if len(expected) > 1 else (network(x),)
+    outputs = [source.original(y) for y in outputs]
 
     bound = case["tolerance"]
     assert len(outputs) == len(expected)

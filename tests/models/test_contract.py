@@ -6,9 +6,10 @@ import torch
 from mambino.errors import ShapeError
 from mambino.models import MODELS, build, divisor
 from mambino.models.cost import parameters
-from tests.models.cases import CASES, PARAMETERS, SMALLEST, spec
+from tests.models.cases import CASES, EVERY, PARAMETERS, SMALLEST, spec
 
 each = pytest.mark.parametrize(("name", "dim"), CASES)
+of_any_kind = pytest.mark.parametrize(("name", "dim"), EVERY)
 
 
 def network(name, dim, seed=0):
@@ -46,7 +47,7 @@ def test_forward_is_the_finest_of_the_scales(name, dim):
     assert all(y.shape[:2] == (2, 3) for y in scales)
 
 
-@each
+@of_any_kind
 def test_gradients_reach_every_parameter_and_the_image(name, dim):
     made, x = network(name, dim), image(name, dim).requires_grad_()
     sum(y.square().mean() for y in made.scales(x)).backward()
@@ -69,7 +70,7 @@ def test_sides_that_do_not_divide_are_refused_with_the_size_that_fits(name, dim)
     assert caught.value.hint == f"pad it to {tuple(x.shape[2:])}"
 
 
-@each
+@of_any_kind
 def test_other_channels_and_axes_are_refused(name, dim):
     made, x = network(name, dim), image(name, dim)
     with pytest.raises(ShapeError, match="the network takes 2 channels, got 1"):
@@ -78,7 +79,7 @@ def test_other_channels_and_axes_are_refused(name, dim):
         made(x[..., 0])
 
 
-@each
+@of_any_kind
 def test_saved_weights_give_the_same_network(name, dim, tmp_path):
     made, other, x = network(name, dim).eval(), network(name, dim, seed=1).eval(), image(name, dim)
     assert not torch.equal(made(x), other(x))
@@ -87,7 +88,7 @@ def test_saved_weights_give_the_same_network(name, dim, tmp_path):
     assert torch.equal(made(x), other(x))
 
 
-@each
+@of_any_kind
 def test_the_same_seed_gives_the_same_network_and_gradients(name, dim):
     grads = []
     for _ in range(2):
@@ -97,25 +98,25 @@ def test_the_same_seed_gives_the_same_network_and_gradients(name, dim):
     assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
 
 
-@each
+@of_any_kind
 def test_it_exports(name, dim):
     made, x = network(name, dim).eval(), image(name, dim, batch=1)
     program = torch.export.export(made, (x,))
     torch.testing.assert_close(program.module()(x), made(x))
 
 
-@each
+@of_any_kind
 def test_parameters_are_as_many_as_recorded(name, dim):
     assert parameters(network(name, dim)) == PARAMETERS[name][dim - 2]
 
 
-@each
+@of_any_kind
 def test_one_image_does_not_depend_on_the_others_of_its_batch(name, dim):
     made, x = network(name, dim).eval(), image(name, dim)
     torch.testing.assert_close(made(x)[:1], made(x[:1]), rtol=1e-4, atol=1e-5)
 
 
-@each
+@of_any_kind
 def test_bfloat16_autocast_is_close_and_keeps_gradients_finite(name, dim):
     made, x = network(name, dim), image(name, dim)
     with torch.autocast("cpu", torch.bfloat16):

@@ -11,7 +11,7 @@ import torch
 from mambino import models
 from mambino.core.plan import NetworkSpec
 from mambino.errors import OptionError, ShapeError
-from mambino.models import MODELS, build, describe, divisor, list_models
+from mambino.models import MODELS, build, describe, divisor, list_models, names
 from mambino.models.cost import parameters
 from tests.models.cases import spec
 from tests.places import ROOT
@@ -23,7 +23,7 @@ def test_a_misspelt_network_is_answered_with_the_nearest():
     assert caught.value.hint == "did you mean lightm_unet?"
     with pytest.raises(OptionError, match="there is no network 'zzz'") as caught:
         describe("zzz")
-    assert caught.value.hint == "choose from lightm_unet, lightm_unet_legacy, unet"
+    assert caught.value.hint == f"choose from {', '.join(names())}"
 
 
 def test_an_unknown_option_is_named_with_the_known_ones():

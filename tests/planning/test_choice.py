@@ -71,6 +71,15 @@ def test_a_network_nobody_knows_is_refused():
     assert "lightm_unet" in caught.value.hint
 
 
+def test_a_classifier_is_refused():
+    with pytest.raises(
+        OptionError, match="vmamba is a classifier: it gives no masks, so nothing can be planned"
+    ) as caught:
+        choose(dataset(VOLUMES), VOLUMES, PlanOptions(model="vmamba"), measure=price())
+    assert "vm_unet" in caught.value.hint
+    assert "vmamba" not in caught.value.hint
+
+
 def test_a_network_that_does_not_fit_is_left_out_unless_it_is_the_one_asked_for():
     options = PlanOptions(device="cpu", memory=8.0, minutes=8.0, params=100_000)
     made = choose(dataset(VOLUMES), VOLUMES, options, measure=price())

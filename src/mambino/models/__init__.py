@@ -17,6 +17,9 @@ MODELS: dict[str, str] = {
     "lightm_unet": "mambino.models.lightm_unet:LightMUNet",
     "lightm_unet_legacy": "mambino.models.lightm_unet:LightMUNetLegacy",
     "unet": "mambino.models.unet:UNet",
+    "vm_unet": "mambino.models.vm_unet:VMUNet",
+    "vmamba": "mambino.models.vmamba:VMamba",
+    "vmamba_backbone": "mambino.models.vmamba:VMambaBackbone",
 }
 
 
@@ -33,6 +36,8 @@ class Description:
         claimed: parameters that the paper states.
         counted: parameters that we count with the paper's options.
         note: why these differ, or what else to know.
+        kind: "segmentation"; or "classifier", which gives numbers for the whole image, or "backbone", which gives
+            features: what others are built on, and nothing that `train` takes.
     """
 
     name: str
@@ -43,9 +48,11 @@ class Description:
     claimed: str
     counted: str
     note: str
+    kind: str = "segmentation"
 
 
 _LIGHTM_PAPER = "Liao et al., LightM-UNet: Mamba assists in lightweight UNet, arXiv 2403.05246"
+_VMAMBA_PAPER = "Liu et al., VMamba: visual state space model, arXiv 2401.10166"
 
 _DESCRIPTIONS = (
     Description(
@@ -77,6 +84,38 @@ _DESCRIPTIONS = (
         claimed="33 M at 320x320, 46 M at 512x512 in 2D; 31 M at 128x128x128 in 3D",
         counted="33.49 M, 46.33 M in 2D; 31.20 M in 3D",
         note="its width and depth follow from the plan; the LightM-UNet paper counts it with 126.56 M and 88.62 M",
+    ),
+    Description(
+        name="vm_unet",
+        title="VM-UNet",
+        paper="Ruan et al., VM-UNet: vision Mamba UNet for medical image segmentation, arXiv 2402.02491",
+        year=2024,
+        dims=(2, 3),
+        claimed="27.43 M, elsewhere 22.04 M",
+        counted="27.43 M in 2D",
+        note="22.04 M is what thop counts: it does not see the parameters of the scans; in 3D it is ours alone",
+    ),
+    Description(
+        name="vmamba",
+        title="VMamba",
+        paper=_VMAMBA_PAPER,
+        year=2024,
+        dims=(2, 3),
+        claimed="tiny 23 M, small 44 M; second generation 30 M to 50 M",
+        counted="22.89 M, 44.42 M; 30.25 M to 50.15 M",
+        note="a classifier, which VM-UNet and Swin-UMamba are started from; both generations",
+        kind="classifier",
+    ),
+    Description(
+        name="vmamba_backbone",
+        title="VMamba as a backbone",
+        paper=_VMAMBA_PAPER,
+        year=2024,
+        dims=(2, 3),
+        claimed="",
+        counted="22.13 M, tiny, first generation",
+        note="the features of all four stages, normalised",
+        kind="backbone",
     ),
 )
 
@@ -112,6 +151,11 @@ def divisor(spec: NetworkSpec) -> tuple[int, ...]:
 def names() -> tuple[str, ...]:
     """Return the names of all networks, those of other packages among them."""
     return tuple(sorted({**_extensions(), **MODELS}))
+
+
+def segmenting() -> tuple[str, ...]:
+    """Return the names of those that give masks."""
+    return tuple(name for name in names() if describe(name).kind == "segmentation")
 
 
 def list_models() -> tuple[Description, ...]:

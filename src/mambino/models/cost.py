@@ -23,7 +23,7 @@ from mambino.ops.selective_scan.inputs import Inputs
 WEIGHT = Inputs._fields.index("W") - 3  # among the arguments of the scan after u, delta and A
 
 # What the scan needs for itself, in sequences of the size of u: gradients that are summed over channels in parts.
-_COPIES = {"mambino::selective_scan_backward": 1}
+_COPIES = {"mambino::selective_scan_backward": 1, "mambino::cross_scan_backward": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Operations:
     Attributes:
         products: multiply-adds of convolutions, linear layers and matrix products; norms, activations,
             pooling and interpolation count nothing.
-        scan: 9 n + 2 operations for each channel and token of a selective scan, with its gate, as VMamba counts.
+        scan: 9 n + 1 operations for each channel and token of a selective scan, one more with a gate, as VMamba counts.
     """
 
     products: int
@@ -59,11 +59,21 @@ def multiply_adds(spec: NetworkSpec, shape: tuple[int, ...]) -> Operations:
         weight = others[WEIGHT]
         return 2 * math.prod(u) * weight[1] if weight else 0  # step sizes are a product of few numbers a token
 
+    def cross_scan(u: tuple[int, ...], _: Any, rates: tuple[int, ...], *others: Any, **__: Any) -> int:
+        paths = rates[0]
+        rank: int = others[1][2]  # after D comes W
+        scans.append(paths * math.prod(u) * (9 * rates[2] + 1))
+        return 2 * paths * math.prod(u) * rank
+
     def convolution(x: tuple[int, ...], weight: tuple[int, ...], *_: Any, **__: Any) -> int:
         return 2 * math.prod(x) * weight[1]
 
     network, x = _without_data(spec, shape, batch=1)
-    mapping = {torch.ops.mambino.selective_scan: scan, torch.ops.mambino.causal_conv: convolution}
+    mapping = {
+        torch.ops.mambino.selective_scan: scan,
+        torch.ops.mambino.cross_scan: cross_scan,
+        torch.ops.mambino.causal_conv: convolution,
+    }
     counter = FlopCounterMode(display=False, custom_mapping=mapping)
     with torch.no_grad(), counter:
         network.scales(x)

@@ -9,3 +9,11 @@ def he_normal(module: nn.Module, slope: float = 1e-2) -> None:
         nn.init.kaiming_normal_(module.weight, a=slope)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+def truncated_normal(module: nn.Module, deviation: float = 0.02) -> None:
+    """Draw the weights of a linear layer from a truncated normal distribution, with zero bias; for `Module.apply`."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=deviation)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -50,7 +50,7 @@ class Mamba(nn.Module):
         self.D = nn.Parameter(torch.ones(inner))
         self.out_proj = nn.Linear(inner, width, bias=bias)
         with torch.no_grad():
-            _initialise_steps(self.dt_proj, self.rank)
+            initialise_steps(self.dt_proj.weight, self.dt_proj.bias)
 
     def forward(self, tokens: Float[Tensor, "b l c"]) -> Float[Tensor, "b l c"]:
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or tokens.shape[1] <= TILE:
@@ -94,9 +94,10 @@ class Mamba(nn.Module):
         return x[:, x.shape[1] - count :].contiguous()
 
 
-def _initialise_steps(layer: nn.Linear, rank: int, shortest: float = 1e-3, longest: float = 1e-1) -> None:
-    """Let initial step sizes, after softplus, be log-uniform between `shortest` and `longest`."""
-    layer.weight.uniform_(-(rank**-0.5), rank**-0.5)
+def initialise_steps(weight: Tensor, bias: Tensor, shortest: float = 1e-3, longest: float = 1e-1) -> None:
+    """Let initial step sizes, after softplus, be log-uniform between `shortest` and `longest`; weight is [... r]."""
+    bound = weight.shape[-1] ** -0.5
+    weight.uniform_(-bound, bound)
     span = math.log(longest) - math.log(shortest)
-    step = (torch.rand(layer.bias.shape) * span + math.log(shortest)).exp().clamp(min=1e-4)
-    layer.bias.copy_(step + (-(-step).expm1()).log())
+    step = (torch.rand(bias.shape) * span + math.log(shortest)).exp().clamp(min=1e-4)
+    bias.copy_(step + (-(-step).expm1()).log())

@@ -10,7 +10,7 @@ from mambino.core.fingerprint import Fingerprint
 from mambino.core.options import PlanOptions, Progress, silent
 from mambino.core.plan import Config, Normalise, Plan, Reason, Resample
 from mambino.errors import OptionError
-from mambino.models import names
+from mambino.models import describe, names, segmenting
 from mambino.planning import rules
 from mambino.planning.budget import Budget, make_budget
 from mambino.planning.intensity import normalise
@@ -105,7 +105,12 @@ def choose(
 
 def _networks(model: str | None) -> tuple[str, ...]:
     if model is not None and model not in names():
-        raise OptionError(f"there is no network {model!r}", hint=f"choose from {', '.join(names())}")
+        raise OptionError(f"there is no network {model!r}", hint=f"choose from {', '.join(segmenting())}")
+    if model is not None and (kind := describe(model).kind) != "segmentation":
+        raise OptionError(
+            f"{model} is a {kind}: it gives no masks, so nothing can be planned for it",
+            hint=f"choose from {', '.join(segmenting())}",
+        )
     return PLANNED if model is None or model in PLANNED else (*PLANNED, model)
 
 

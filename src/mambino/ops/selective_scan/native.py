@@ -109,23 +109,48 @@ def issue_rate() -> float:
 
 def scan(inputs: Inputs, *, softplus: bool, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Return y [b l d], the last state [b d n], and the states that the gradient starts from (if `keep`)."""
-    inputs = _side_by_side(inputs)
     u = inputs.u
     y, last = torch.empty_like(u, memory_format=torch.contiguous_format), u.new_empty(u.shape[0], *inputs.A.shape)
     saved = u.new_empty(saved_shape(inputs) if keep else (0,))
-    call = _scan_call(inputs, y, last, saved if keep else None, softplus=softplus)
-    _check(_library().mambino_scan_forward(ctypes.byref(call), u.element_size(), torch.get_num_threads()))
+    scan_into(y, last, saved if keep else None, inputs, softplus=softplus, accumulate=False)
     return y, last, saved
+
+
+def scan_into(
+    y: Tensor, last: Tensor | None, saved: Tensor | None, inputs: Inputs, *, softplus: bool, accumulate: bool
+) -> None:
+    """Write what `scan` returns, or add to y."""
+    inputs = _side_by_side(inputs)  # a call holds addresses alone: copies must live as long as it
+    call = _scan_call(inputs, y, last, saved, softplus=softplus)
+    call.accumulate = accumulate
+    _check(_library().mambino_scan_forward(ctypes.byref(call), y.element_size(), torch.get_num_threads()))
 
 
 def scan_backward(
     grad: Tensor, grad_last: Tensor, inputs: Inputs, saved: Tensor, *, softplus: bool
 ) -> tuple[Tensor | None, ...]:
     """Return the gradients of all inputs but the order; None where there is no input."""
-    inputs, grad, grad_last = _side_by_side(inputs), rowwise(grad), grad_last.contiguous()
     room = [None if x is None else torch.empty_like(x, memory_format=torch.contiguous_format) for x in inputs[:-1]]
+    scan_backward_into(room, grad, grad_last, inputs, saved, softplus=softplus, accumulate=False)
+    return tuple(room)
+
+
+def scan_backward_into(
+    room: Sequence[Tensor | None],
+    grad: Tensor,
+    grad_last: Tensor | None,
+    inputs: Inputs,
+    saved: Tensor,
+    *,
+    softplus: bool,
+    accumulate: bool,
+) -> None:
+    """Write what `scan_backward` returns, or add it to the gradients of u, delta, z, B and C."""
+    inputs, grad = _side_by_side(inputs), rowwise(grad)
+    grad_last = None if grad_last is None else grad_last.contiguous()
     u, delta, A, B, C, D, z, bias, state, W = room
     call = _scan_call(inputs, None, None, saved, softplus=softplus)
+    call.accumulate = accumulate
     out = _ScanGradients(
         y=_rows(grad),
         last=_pointer(grad_last),
@@ -143,7 +168,6 @@ def scan_backward(
     call.y = out.y  # nothing is written to it
     size = inputs.u.element_size()
     _check(_library().mambino_scan_backward(ctypes.byref(call), ctypes.byref(out), size, torch.get_num_threads()))
-    return tuple(room)
 
 
 def saved_shape(inputs: Inputs) -> tuple[int, ...]:

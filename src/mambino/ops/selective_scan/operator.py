@@ -39,40 +39,51 @@ def scan_operator(inputs: Inputs, *, softplus: bool) -> tuple[Tensor, Tensor]:
 
 def path(device: str) -> str:
     """Say how the scan runs on a device; tensors without data are counted as the processor's."""
-    form = _form(device)
+    form = form_of(device)
     if form is native:
         return f"native {native.instruction_set()}"
     return "triton" if form is cuda else "chunked torch"
 
 
-def _form(device: str) -> ModuleType:
+def form_of(device: str) -> ModuleType:
     """Return the module that scans on a device; all have `scan`, `scan_backward` and `saved_shape`."""
     if device in {"cpu", "meta"} and not native.missing():
         return native
     return cuda if device == "cuda" and not cuda.missing() else portable
 
 
-def _forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    inputs, softplus, keep = Inputs(*arguments[:COUNT]), *arguments[COUNT:]
-    device = inputs.u.device.type
-    form = _form(device)
+def form_to_run(device: str) -> ModuleType:
+    """Return the same as `form_of`, and warn where that is the slow one."""
+    form = form_of(device)
     if form is portable:
         reasons = {"cpu": native.missing(), "cuda": cuda.missing()}
         portable.warn_once(device, reasons.get(device, "no kernel was written for this device"))
+    return form
+
+
+def saved_shape(inputs: Inputs) -> tuple[int, ...]:
+    """Return the shape of the states that the gradient starts from."""
+    found: tuple[int, ...] = form_of(inputs.u.device.type).saved_shape(inputs)
+    return found
+
+
+def _forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    inputs, softplus, keep = Inputs(*arguments[:COUNT]), *arguments[COUNT:]
+    form = form_to_run(inputs.u.device.type)
     found: tuple[Tensor, Tensor, Tensor] = form.scan(inputs, softplus=softplus, keep=keep)
     return found
 
 
 def _backward(grad: Tensor, grad_last: Tensor, *arguments: Any) -> list[Tensor]:
     inputs, saved, softplus = Inputs(*arguments[:COUNT]), *arguments[COUNT:]
-    found = _form(inputs.u.device.type).scan_backward(grad, grad_last, inputs, saved, softplus=softplus)
+    found = form_of(inputs.u.device.type).scan_backward(grad, grad_last, inputs, saved, softplus=softplus)
     return [x for x in found if x is not None]
 
 
 def _shapes(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     inputs, keep = Inputs(*arguments[:COUNT]), arguments[-1]
     u = inputs.u
-    saved = _form(u.device.type).saved_shape(inputs) if keep else (0,)
+    saved = saved_shape(inputs) if keep else (0,)
     wide = torch.promote_types(u.dtype, torch.float32)
     last = u.new_empty((u.shape[0], *inputs.A.shape), dtype=wide)
     return u.new_empty(u.shape), last, u.new_empty(saved, dtype=wide)

@@ -29,6 +29,7 @@ class Source:
         aliases: pattern and replacement that give the key of the same tensor under its first name.
         drop: patterns of keys that hold nothing of use, each with the reason.
         spec: makes the specification of our network from the arguments of the original's constructor.
+        original: what the original does to its logits before it returns them.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Source:
     aliases: tuple[tuple[str, str], ...] = ()
     drop: Mapping[str, str] = field(default_factory=dict)
     spec: Callable[[Mapping[str, Any]], NetworkSpec]
+    original: Callable[[Tensor], Tensor] = lambda logits: logits
 
     def describes(self, keys: Sequence[str]) -> bool:
         """Tell whether these are the keys of this network."""

@@ -1,0 +1,148 @@
+"""VM-UNet and VMamba beyond the contract: sizes, directions, twins, a single channel, and what is refused."""
+
+import pytest
+import torch
+
+from mambino.core.plan import NetworkSpec
+from mambino.errors import OptionError, ShapeError
+from mambino.models import build, segmenting
+from mambino.models.cost import multiply_adds, parameters
+from mambino.nn.drop_path import DropPath, rising_rates
+from mambino.nn.ss2d import SS2D, VSSBlock
+from tests.models.cases import spec
+
+
+def full(name, channels, classes, **options):
+    return NetworkSpec(name=name, dim=2, in_channels=channels, out_channels=classes, options=options)
+
+
+# Table 8.1 of the reference: parameters, and billions of multiply-adds and of operations in the scan.
+COUNTED = [
+    (full("vm_unet", 3, 1), (256, 256), 27_427_561, 5.29, 2.96),
+    (full("vm_unet", 3, 9), (224, 224), 27_427_761, 4.06, 2.27),
+    (full("vm_unet", 3, 1, decoder_depths=(2, 2, 2, 2)), (256, 256), 27_533_000, 5.66, 3.42),
+    (full("vm_unet", 3, 1, depths=(2, 2, 9, 2)), (256, 256), 35_798_000, 7.33, 3.76),
+    (full("vm_unet", 3, 1, depths=(2, 2, 9, 2), decoder_depths=(2, 9, 2, 2)), (256, 256), 44_273_833, 9.74, 5.02),
+    (full("vmamba", 3, 1000), (224, 224), 22_893_448, 3.68, 1.92),
+    (full("vmamba", 3, 1000, depths=(2, 2, 27, 2)), (224, 224), 44_417_416, 7.69, 3.49),
+    (
+        full("vmamba", 3, 1000, depths=(2, 2, 8, 2), generation=2, state_size=1, expand=1.0),
+        (224, 224), 30_249_064, 4.81, 0.06,
+    ),
+    (
+        full("vmamba", 3, 1000, depths=(2, 2, 5, 2), generation=2, state_size=1, expand=2.0),
+        (224, 224), 30_705_832, 4.72, 0.11,
+    ),
+    (
+        full("vmamba", 3, 1000, depths=(2, 2, 15, 2), generation=2, state_size=1, expand=2.0),
+        (224, 224), 50_147_752, 8.50, 0.17,
+    ),
+    (
+        full("vmamba", 3, 1000, depths=(2, 2, 20, 2), generation=2, state_size=1, expand=1.0),
+        (224, 224), 49_012_840, 8.47, 0.10,
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("network", "sides", "count", "products", "scan"), COUNTED)
+def test_sizes_and_operations_are_those_counted_on_the_originals(network, sides, count, products, scan):
+    with torch.device("meta"):
+        made = parameters(build(network))
+    assert made == count or (count % 1000 == 0 and round(made / 1000) == count // 1000)
+    found = multiply_adds(network, sides)
+    assert found.products == pytest.approx(products * 1e9, abs=0.006e9)
+    assert found.scan == pytest.approx(scan * 1e9, abs=0.006e9)
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+@pytest.mark.parametrize("scan", ["selective", "identity"])
+def test_a_token_reaches_all_others_along_every_axis_both_ways(dim, scan):
+    torch.manual_seed(0)
+    mixer = SS2D(dim, 4, state_size=2, scan=scan).double()
+    side, middle = 9, (4,) * dim
+    x = torch.randn(1, *(side,) * dim, 4, dtype=torch.float64)
+    other = x.clone()
+    other[(0, *middle)] += 1
+    change = (mixer(other) - mixer(x)).abs().amax(-1)[0]
+    for axis in range(dim):
+        for end in (0, side - 1):
+            at = tuple(end if a == axis else m for a, m in enumerate(middle))
+            assert bool(change[at] > 1e-12) == (scan == "selective"), at
+
+
+def test_in_3d_a_voxel_changes_the_output_of_the_network_in_all_six_directions():
+    torch.manual_seed(0)
+    network = build(spec("vm_unet", 3)).double().eval()
+    x = torch.randn(1, 2, 40, 40, 40, dtype=torch.float64)
+    other = x.clone()
+    other[0, :, 20, 20, 20] += 1
+    change = (network(other) - network(x)).abs().amax(1)[0]
+    lines = change[:, 20, 20], change[20, :, 20], change[20, 20, :]
+    assert all(bool(line[0] > 0) and bool(line[-1] > 0) for line in lines)
+
+
+@pytest.mark.parametrize("name", ["vm_unet", "vmamba"])
+def test_the_twin_without_recurrence_trains_and_is_smaller(name):
+    whole, twin = build(spec(name, 2)), build(spec(name, 2, scan="identity"))
+    assert parameters(twin) < parameters(whole)
+    x = torch.randn(2, 2, 16, 16)
+    twin(x).square().mean().backward()
+    assert all(p.grad is not None for p in twin.parameters())
+    with pytest.raises(OptionError, match="scan 'fast' is not known"):
+        build(spec(name, 2, scan="fast"))
+
+
+def test_a_single_channel_is_repeated_to_three():
+    torch.manual_seed(0)
+    network = build(NetworkSpec(name="vm_unet", dim=2, in_channels=3, out_channels=2, options={"width": 16})).eval()
+    x = torch.randn(1, 1, 32, 32)
+    assert torch.equal(network(x), network(x.repeat(1, 3, 1, 1)))
+    grey = build(NetworkSpec(name="vm_unet", dim=2, in_channels=1, out_channels=2, options={"width": 16}))
+    assert parameters(grey) == parameters(network)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("vm_unet", {"width": 6}, "width must be a multiple of 4, got 6"),
+        ("vm_unet", {"depths": (1,)}, "depths and decoder_depths need"),
+        ("vmamba", {"generation": 3}, "generations 1 and 2, got 3"),
+        ("vmamba", {"depths": ()}, "every stage needs a block"),
+    ],
+)
+def test_impossible_options_are_refused(name, options, message):
+    with pytest.raises(OptionError, match=message):
+        build(spec(name, 2, **options))
+
+
+def test_a_classifier_takes_any_size_but_a_tiny_one():
+    network = build(spec("vmamba", 2)).eval()
+    assert network(torch.randn(2, 2, 17, 23)).shape == (2, 3)
+    with pytest.raises(ShapeError, match=r"at least \(8, 8\), got \(7, 9\)"):
+        network(torch.randn(1, 2, 7, 9))
+
+
+def test_a_backbone_gives_the_features_of_every_stage():
+    found = build(spec("vmamba_backbone", 2)).scales(torch.randn(1, 2, 32, 24))
+    assert [tuple(y.shape) for y in found] == [(1, 4, 8, 6), (1, 8, 4, 3)]
+
+
+def test_only_networks_that_give_masks_are_offered_for_training():
+    assert "vm_unet" in segmenting()
+    assert not {"vmamba", "vmamba_backbone"} & set(segmenting())
+
+
+def test_dropped_paths_leave_the_mean_as_it_is():
+    torch.manual_seed(0)
+    drop, x = DropPath(0.25), torch.ones(40000, 1)
+    y = drop(x)
+    assert y.unique().tolist() == pytest.approx([0, 4 / 3])
+    assert float(y.mean()) == pytest.approx(1, abs=0.02)
+    assert torch.equal(drop.eval()(x), x)
+    assert rising_rates(0.2, 3) == [0, 0.1, 0.2]
+    assert rising_rates(0.2, 1) == [0]
+
+
+def test_a_perceptron_follows_the_scan_where_it_is_asked_for():
+    names = {key.split(".")[0] for key in VSSBlock(2, 4, mlp_ratio=2).state_dict()}
+    assert names == {"norm", "mixer", "norm2", "mlp"}
