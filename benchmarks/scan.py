@@ -1,27 +1,27 @@
 """The selective scan beside what people have today, and beside the arithmetic limit of the processor.
 
-    python benchmarks/scan.py [--json FILE] [--rounds 5] [--device cpu] [--sizes 4096x192x16 ...] [--slow]
+    python benchmarks/scan.py [--json FILE] [--rounds 5] [--device cpu] [--sizes 4096x192x16 ...] [--fresh]
 
 Contenders, on the same inputs in one run, their rounds interleaved, medians: `mambino`; `chunked`, our form in plain
 torch; `loop`, a loop over the steps with the semantics of mamba_ssm's reference; `easy`, the form of VMamba that
 divides by cumulative decays over chunks of 64; `mambapy`, the parallel scan of that package (`pip install
 'mambino[bench]'`). One that would need more than `--memory`, or by the size before more than `--patience` seconds, is
 left out and said so. `floor`: vector instructions of the forward inner loop, counted, over the rate at which this
-processor issues multiply-adds, measured; it has no backward form.
+processor issues multiply-adds, measured; it has no backward form. Freed memory is kept, for all, as `mambino train` and
+`predict` do; `--fresh` leaves it to the C library.
 """
 
 import argparse
-import json
-import os
-import platform
-import statistics
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
+from common.measuring import HEADER, Row, describe, interleaved, resident, rows_of, timed, write
+from common.scan_forms import easy, loop
 from torch import Tensor
 
+from mambino.nn.device import keep_allocations
 from mambino.ops.selective_scan import native, portable, scan_tokens
 from mambino.ops.selective_scan.inputs import Inputs
 
@@ -43,124 +43,94 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--memory", type=float, default=6.0, help="that a contender may need (GiB)")
     parser.add_argument("--patience", type=float, default=20.0, help="that one call may take (s)")
+    parser.add_argument("--fresh", action="store_true", help="let the C library hand memory back after every call")
     options = parser.parse_args()
-    rows: list[dict[str, object]] = []
     describe(options.device)
+    if options.device == "cpu" and not native.missing():
+        rate, isa = native.issue_rate(), native.instruction_set()
+        print(f"{isa}: {rate / 1e9:.2f} G multiply-adds of vectors a second; {INSTRUCTIONS[isa]} instructions a step")
+    peaks = {} if options.device == "cuda" else peaks_of(options)
+    if not options.fresh:
+        keep_allocations()
+    print(HEADER.format("tokens x channels x states", "mambino"))
+    rows: list[Row] = []
     for threads in options.threads if options.device == "cpu" else [1]:
         torch.set_num_threads(threads)
         pace: dict[tuple[str, str], float] = {}
         for case in options.sizes:
-            rows += measured(case, threads, options, pace)
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+            rows += measured(case, threads, options, pace, peaks)
+    write(rows, options.json)
 
 
-def describe(device: str) -> None:
-    """Print what is measured on."""
-    load = f"load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    if device == "cuda":
-        print(f"{torch.cuda.get_device_name()}; torch {torch.__version__}")
-        return
-    print(f"{processor()}; torch {torch.__version__}; {load}")
-    if not native.missing():
-        rate, isa = native.issue_rate(), native.instruction_set()
-        print(
-            f"{isa}: {rate / 1e9:.2f} G vector multiply-adds a second and thread; "
-            f"{INSTRUCTIONS[isa]} instructions a step"
-        )
-    print("| tokens x channels x states | direction | threads | contender | median ms | times mambino | peak MB |")
-    print("|---|---|---|---|---|---|---|")
-
-
-def processor() -> str:
-    """Return the name of the processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
+def peaks_of(options: argparse.Namespace) -> dict[tuple[str, str, str], float]:
+    """Return the memory that each contender takes at its peak, inputs not counted (MB); before any is kept."""
+    peaks, pace = {}, {}
+    for case in options.sizes:
+        inputs, work = sized(case, options)
+        for direction in ("forward", "both"):
+            for name, scan in able(case, work, direction, options, pace).items():
+                before = resident(reset=True)
+                elapsed = timed(lambda s=scan, d=direction, x=inputs: once(s, x, d))
+                peaks[case, direction, name] = resident() - before
+                pace[name, direction] = elapsed / work
+    return peaks
 
 
 def measured(
-    case: str, threads: int, options: argparse.Namespace, pace: dict[tuple[str, str], float]
-) -> list[dict[str, object]]:
+    case: str,
+    threads: int,
+    options: argparse.Namespace,
+    pace: dict[tuple[str, str], float],
+    peaks: dict[tuple[str, str, str], float],
+) -> list[Row]:
     """Measure one size forward and both ways; `pace` remembers the seconds a number of state."""
-    length, channels, size = map(int, case.split("x"))
-    work = options.batch * length * channels * size
-    inputs = make(options.batch, length, channels, size, options.device)
-    rows = []
+    inputs, work = sized(case, options)
+    rows: list[Row] = []
     for direction in ("forward", "both"):
-        chosen = able(work, length, direction, options, pace)
-        times, peaks = interleaved(chosen, inputs, direction, options)
+        chosen = able(case, work, direction, options, pace, say=True)
+        calls = {name: partial(once, scan, inputs, direction) for name, scan in chosen.items()}
+        times = interleaved(calls, options.rounds, options.device)
         pace |= {(name, direction): min(found) / work for name, found in times.items()}
-        medians = {name: statistics.median(found[1:] or found) for name, found in times.items()}
         if direction == "forward" and options.device == "cpu" and not native.missing():
-            medians["floor"] = floor(work) / threads
-        rows += [row(case, direction, threads, name, medians, peaks.get(name)) for name in medians]
+            times["floor"] = [floor(work) / threads]
+        known = {name: peaks[case, direction, name] for name in chosen if (case, direction, name) in peaks}
+        rows += rows_of(case, direction, threads, times, known, "mambino")
     return rows
 
 
+def sized(case: str, options: argparse.Namespace) -> tuple[dict[str, Tensor], int]:
+    """Return the inputs of a size, and how many numbers of state they have."""
+    length, channels, size = map(int, case.split("x"))
+    return make(options.batch, length, channels, size, options.device), options.batch * length * channels * size
+
+
 def able(
-    work: int, length: int, direction: str, options: argparse.Namespace, pace: dict[tuple[str, str], float]
+    case: str,
+    work: int,
+    direction: str,
+    options: argparse.Namespace,
+    pace: dict[tuple[str, str], float],
+    *,
+    say: bool = False,
 ) -> dict[str, Scan]:
     """Return the contenders that have the memory for a size, and by the sizes before are quick enough."""
-    chosen = {}
+    chosen, length = {}, int(case.split("x", maxsplit=1)[0])
     for name, scan in contenders().items():
         needs = 4 * work * STATES_KEPT[name] * (3 if direction == "both" else 1) / 2**30
         expected = pace.get((name, direction), 0.0) * work
         squared = name == "loop" and direction == "both" and length > LOOP_BACK
         if needs <= options.memory and expected <= options.patience and not squared:
             chosen[name] = scan
-        else:
-            print(f"| {work} numbers | {direction} | | {name} | left out: {needs:.1f} GiB, {expected:.0f} s | | |")
+        elif say:
+            why = "grows with the square of the length" if squared else f"{needs:.1f} GiB, {expected:.0f} s"
+            print(f"| {case} | {direction} | | {name} | left out: {why} | | |")
     return chosen
-
-
-def interleaved(
-    chosen: dict[str, Scan], inputs: dict[str, Tensor], direction: str, options: argparse.Namespace
-) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """Time all contenders round by round; slow ones are called once. Peaks are those of the first call (MB)."""
-    times: dict[str, list[float]] = {name: [] for name in chosen}
-    peaks = {}
-    for number in range(options.rounds + 1):
-        for name, scan in chosen.items():
-            if times[name] and times[name][-1] > 1.0:
-                continue
-            before = resident(reset=True) if number == 0 else 0.0
-            times[name].append(once(scan, inputs, direction, options.device))
-            if number == 0:
-                peaks[name] = resident() - before
-    return times, peaks
-
-
-def resident(*, reset: bool = False) -> float:
-    """Return the most memory this process had since the last reset (MB); 0 where the system does not say."""
-    try:
-        if reset:
-            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return 0.0
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1000
 
 
 def floor(work: int) -> float:
     """Return the least time that the arithmetic of so many numbers of state takes on one thread (s)."""
     isa = native.instruction_set()
     return work / LANES[isa] * INSTRUCTIONS[isa] / native.issue_rate()
-
-
-def row(
-    case: str, direction: str, threads: int, name: str, medians: dict[str, float], peak: float | None
-) -> dict[str, object]:
-    """Print one line and return it."""
-    median, ratio = medians[name], medians[name] / medians["mambino"]
-    print(
-        f"| {case} | {direction} | {threads} | {name} | {1e3 * median:.2f} | {ratio:.2f} | {peak or 0:.0f} |",
-        flush=True,
-    )
-    found = {"case": case, "direction": direction, "contender": name, "threads": threads, "median_s": median}
-    return found | {"peak_mb": peak}
 
 
 def make(batch: int, length: int, channels: int, size: int, device: str) -> dict[str, Tensor]:
@@ -177,18 +147,14 @@ def make(batch: int, length: int, channels: int, size: int, device: str) -> dict
     return {name: x.to(device).requires_grad_() for name, x in inputs.items()}
 
 
-def once(scan: Scan, inputs: dict[str, Tensor], direction: str, device: str) -> float:
-    """Time one call (s), with its way back if asked for."""
-    begin = time.perf_counter()
+def once(scan: Scan, inputs: dict[str, Tensor], direction: str) -> None:
+    """Call a scan, with its way back if asked for."""
     if direction == "forward":
         with torch.no_grad():
             scan(**inputs)
     else:
         y = scan(**inputs)
         torch.autograd.grad(y, list(inputs.values()), torch.ones_like(y))
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - begin
 
 
 def contenders() -> dict[str, Scan]:
@@ -228,31 +194,6 @@ class _Chunked(torch.autograd.Function):
         *given, saved, last = ctx.saved_tensors
         inputs = Inputs(*given, None, None, None, None, None)
         return portable.scan_backward(grad, torch.zeros_like(last), inputs, saved, softplus=False)[:6]
-
-
-def loop(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
-    """Step by step, with everything that does not depend on the step before computed ahead."""
-    decay = torch.exp(delta[..., None] * A)
-    gain = (delta * u)[..., None] * B[:, :, None]
-    state, outputs = torch.zeros_like(decay[:, 0]), []
-    for t in range(u.shape[1]):
-        state = decay[:, t] * state + gain[:, t]
-        outputs.append(torch.einsum("bdn,bn->bd", state, C[:, t]))
-    return torch.stack(outputs, 1) + D * u
-
-
-def easy(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, chunk: int = 64) -> Tensor:
-    """Chunks of 64 steps, in each the sums of what entered over the decay since then."""
-    state, outputs = 0.0, []
-    for t in range(0, u.shape[1], chunk):
-        steps = slice(t, t + chunk)
-        since = torch.cumsum(delta[:, steps], 1)[..., None] * A
-        scale = since.exp()
-        gain = (delta[:, steps] * u[:, steps])[..., None] * B[:, steps, None]
-        states = scale * (torch.cumsum(gain / scale, 1) + (state[:, None] if t else 0.0))
-        outputs.append(torch.einsum("bldn,bln->bld", states, C[:, steps]))
-        state = states[:, -1]
-    return torch.cat(outputs, 1) + D * u
 
 
 def parallel(pscan: Scan, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import pytest
 
 import mambino
 from mambino.cli.app import dispatch, main
+from mambino.ops.selective_scan.operator import path
 from mambino.weights.bundle import info
 from tests.datasets import write_pictures, write_volumes
 
@@ -72,7 +73,10 @@ def test_info_models_and_doctor_speak_json(walked, capsys):
     dispatch(["models", "--json"])
     assert "lightm_unet" in {row["name"] for row in json.loads(capsys.readouterr().out)}
     dispatch(["doctor", "--json"])
-    assert json.loads(capsys.readouterr().out)["paths"]
+    ways = [row for row in json.loads(capsys.readouterr().out)["paths"] if row["operator"] == "selective scan"]
+    assert [row["path"] for row in ways if row["used"] and row["device"] == "cpu"] == [path("cpu")]
+    assert "chunked torch" in {row["path"] for row in ways}
+    assert all(row["milliseconds"] > 0 for row in ways)
 
 
 @pytest.fixture(scope="module")

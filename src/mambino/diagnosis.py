@@ -10,8 +10,9 @@ import torch
 
 from mambino.core import machine
 from mambino.core.records import record
-from mambino.ops.selective_scan import selective_scan
-from mambino.ops.selective_scan.operator import path
+from mambino.ops.selective_scan import native, portable
+from mambino.ops.selective_scan.inputs import Inputs
+from mambino.ops.selective_scan.operator import path, scan_operator
 
 _PACKAGES = ("mambino", "torch", "numpy", "scipy", "nibabel", "blosc2", "safetensors", "SimpleITK")
 
@@ -22,7 +23,8 @@ class OperatorPath:
 
     Attributes:
         operator, device: which.
-        path: the implementation that a call takes here.
+        path: an implementation that there is here.
+        used: it is the one that a call takes.
         milliseconds: median of a few calls (ms).
         note: at which size, and what that means.
     """
@@ -30,6 +32,7 @@ class OperatorPath:
     operator: str
     device: str
     path: str
+    used: bool
     milliseconds: float
     note: str
 
@@ -59,18 +62,51 @@ def doctor() -> Examination:
             "memory free": f"{machine.memory():.1f} GiB",
             "devices": ", ".join(devices),
         },
-        paths=tuple(path for device in devices for path in (_scan(device), *_convolutions(device))),
+        paths=tuple(path for device in devices for path in (*_scans(device), *_convolutions(device))),
     )
 
 
-def _scan(device: str, length: int = 4096, width: int = 64, states: int = 16) -> OperatorPath:
-    u, delta = torch.randn(2, 1, width, length, device=device)
-    B, C = torch.randn(2, 1, states, length, device=device)  # noqa: N806 - the paper's symbols
+def _scans(device: str, length: int = 4096, width: int = 64, states: int = 16) -> list[OperatorPath]:
+    """Time the scan by the path that a call takes, and by every other one that there is here."""
+    u, delta = torch.randn(2, 1, length, width, device=device)
+    B, C = torch.randn(2, 1, length, 1, states, device=device)  # noqa: N806 - the paper's symbols
     A = -torch.rand(width, states, device=device)  # noqa: N806
-    elapsed = _median(lambda: selective_scan(u, delta, A, B, C, softplus=True), device)
-    each = elapsed * 1e6 / (length * width * states)
-    note = f"{length} steps x {width} channels x {states} states; {each:.2f} ns a state"
-    return OperatorPath(operator="selective scan", device=device, path=path(device), milliseconds=elapsed, note=note)
+    inputs = Inputs(u, delta, A, B, C, None, None, None, None, None, None)
+    times = {name: _median(call, device) for name, call in _ways(inputs).items()}
+    used = path(device)
+    size = f"{length} steps x {width} channels x {states} states"
+    return [
+        OperatorPath(
+            operator="selective scan",
+            device=device,
+            path=name,
+            used=name == used,
+            milliseconds=elapsed,
+            note=f"{size}, {elapsed * 1e6 / (length * width * states):.2f} ns a state"
+            if name == used
+            else f"{elapsed / times[used]:.1f} times as long",
+        )
+        for name, elapsed in times.items()
+    ]
+
+
+def _ways(inputs: Inputs) -> dict[str, Callable[[], object]]:
+    """Return each way to scan these inputs on their device, the one in use first."""
+    device = inputs.u.device.type
+    ways: dict[str, Callable[[], object]] = {path(device): partial(scan_operator, inputs, softplus=True)}
+    if device == "cpu" and not native.missing():
+        ways |= {f"native {name}": partial(_with_instructions, name, inputs) for name in native.instruction_sets()}
+    plain = partial(portable.scan, inputs, softplus=True, keep=False)
+    return ways if path(device) == "chunked torch" else ways | {"chunked torch": plain}
+
+
+def _with_instructions(name: str, inputs: Inputs) -> None:
+    before = native.instruction_set()
+    native.use_instruction_set(name)
+    try:
+        native.scan(inputs, softplus=True, keep=False)
+    finally:
+        native.use_instruction_set(before)
 
 
 def _convolutions(device: str) -> list[OperatorPath]:
@@ -84,7 +120,12 @@ def _convolutions(device: str) -> list[OperatorPath]:
         note = "16 channels, 40x56x40"
         paths.append(
             OperatorPath(
-                operator="3D convolution", device=device, path=f"torch {name}", milliseconds=elapsed, note=note
+                operator="3D convolution",
+                device=device,
+                path=f"torch {name}",
+                used=True,
+                milliseconds=elapsed,
+                note=note,
             )
         )
     return paths

@@ -272,8 +272,8 @@ def doctor(*, json: Json = False) -> None:
     if json:
         return _print_json(examined)
     console.table(["", ""], [*examined.versions.items(), *examined.machine.items()])
-    rows = [(p.operator, p.device, p.path, p.milliseconds, p.note) for p in examined.paths]
-    return console.table(["operator", "device", "path", "ms", ""], rows)
+    rows = [(p.operator, p.device, p.path, "yes" if p.used else "", p.milliseconds, p.note) for p in examined.paths]
+    return console.table(["operator", "device", "path", "used", "ms", ""], rows)
 
 
 def _complain_of(cases: tuple[str, ...], what: str) -> int:

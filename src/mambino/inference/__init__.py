@@ -31,7 +31,7 @@ from mambino.inference.ledger import (
     merged,
     settled,
 )
-from mambino.nn.device import choose_device
+from mambino.nn.device import choose_device, keep_allocations
 from mambino.ops.windows import Slab
 from mambino.preprocessing.case import prepare, restore, restore_scores
 from mambino.weights.bundle import Bundle, digest, info, load
@@ -201,6 +201,7 @@ def _from_here(entry: Entry, folder: Path) -> Entry:
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
     """Give torch so many threads inside the block; 0: one a core that this process may use."""
+    keep_allocations()
     before = torch.get_num_threads()
     torch.set_num_threads(count or cores())
     try:

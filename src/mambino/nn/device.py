@@ -1,5 +1,10 @@
 """Where a network runs."""
 
+import ctypes
+import platform
+import sys
+from functools import cache
+
 import torch
 
 from mambino.core.options import Device
@@ -27,3 +32,22 @@ def processor_has_bf16() -> bool:
     # These are the only names torch offers for it; a version without them is taken as "no".
     known = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(bool(getattr(torch.cpu, name)()) for name in known if hasattr(torch.cpu, name))
+
+
+@cache
+def keep_allocations() -> bool:
+    """Ask the C library to keep large blocks of memory that were freed, for the rest of this process.
+
+    Layers on a processor write their outputs into fresh memory. By default glibc hands blocks of some megabytes back
+    at once, and the system clears every page of them before the next use, which takes as long as the arithmetic of
+    a scan. What is kept is the peak of what was in use.
+
+    Returns:
+        whether there was such a library to ask.
+    """
+    if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
+        return False
+    library = ctypes.CDLL(None)
+    trim, map_apart = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+    most = 2**31 - 1
+    return bool(library.mallopt(map_apart, most) & library.mallopt(trim, most))

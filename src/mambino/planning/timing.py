@@ -15,7 +15,7 @@ from mambino.core.machine import cores
 from mambino.core.plan import NetworkSpec
 from mambino.core.records import dump, parse
 from mambino.models import build
-from mambino.nn.device import processor_has_bf16
+from mambino.nn.device import keep_allocations, processor_has_bf16
 
 PATIENCE = 0.2  # (s) of timed steps in each precision, after the first
 PARALLEL = 0.6  # of the speed of the first core is what each further one adds
@@ -139,6 +139,7 @@ def _precisions(place: torch.device) -> Iterator[Precision]:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
+    keep_allocations()  # as training does
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

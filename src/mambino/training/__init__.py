@@ -15,7 +15,7 @@ from mambino.core.options import TrainOptions
 from mambino.core.plan import Config, Plan, read_plan
 from mambino.core.records import checked
 from mambino.models import build
-from mambino.nn.device import choose_device
+from mambino.nn.device import choose_device, keep_allocations
 from mambino.training.augmentation import augmentation
 from mambino.training.choosing import check_network, choose_config
 from mambino.training.interrupt import Stopped, after_the_step
@@ -160,6 +160,7 @@ def _workers(device: torch.device) -> int:
 def _prepared_torch(options: TrainOptions) -> Iterator[torch.device]:
     """Set threads and the seed of torch for the time of a run, and put both back."""
     device = choose_device(options.device)
+    keep_allocations()
     threads = torch.get_num_threads()
     cuda = [torch.cuda.current_device()] if device.type == "cuda" else []
     with torch.random.fork_rng(cuda):
