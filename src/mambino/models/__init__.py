@@ -16,8 +16,15 @@ if TYPE_CHECKING:
 MODELS: dict[str, str] = {
     "lightm_unet": "mambino.models.lightm_unet:LightMUNet",
     "lightm_unet_legacy": "mambino.models.lightm_unet:LightMUNetLegacy",
+    "segresnet": "mambino.models.segresnet:SegResNet",
+    "swin_unet": "mambino.models.swin_unet:SwinUNet",
+    "swin_unetr": "mambino.models.swin_unetr:SwinUNETR",
     "unet": "mambino.models.unet:UNet",
+    "unetr": "mambino.models.unetr:UNETR",
 }
+
+ENCODERS: dict[str, str] = {"swin_encoder": "mambino.models.swin_unetr:SwinEncoder"}
+"""Parts of networks whose weights are published by themselves: `build` makes them, but they give no logits."""
 
 
 @record
@@ -69,6 +76,36 @@ _DESCRIPTIONS = (
         note="the paper's counter (thop) saw nothing inside the Mamba blocks, 4.28 M parameters",
     ),
     Description(
+        name="segresnet",
+        title="SegResNet",
+        paper="Myronenko, 3D MRI brain tumor segmentation using autoencoder regularization, arXiv 1810.11654",
+        year=2018,
+        dims=(2, 3),
+        claimed="6 M in 2D",
+        counted="6.30 M in 2D, 18.80 M in 3D",
+        note="MONAI's network without the autoencoder, in the size of the Mamba papers' comparisons, whose count it is",
+    ),
+    Description(
+        name="swin_unet",
+        title="Swin-Unet",
+        paper="Cao et al., Swin-Unet: Unet-like pure transformer, arXiv 2105.05537",
+        year=2021,
+        dims=(2,),
+        claimed="27.17 M",
+        counted="27.17 M",
+        note="takes images of one size, its option patch; the count is one that later papers quote",
+    ),
+    Description(
+        name="swin_unetr",
+        title="SwinUNETR",
+        paper="Hatamizadeh et al., Swin UNETR: Swin transformers for brain tumors in MRI, arXiv 2201.01266",
+        year=2022,
+        dims=(2, 3),
+        claimed="25 M in 2D",
+        counted="25.14 M in 2D, 62.19 M in 3D",
+        note="MONAI's network, two neighbours of eight unseen where 3D patches merge; the Mamba papers count it",
+    ),
+    Description(
         name="unet",
         title="nnU-Net's PlainConvUNet",
         paper="Isensee et al., nnU-Net: a self-configuring method, Nature Methods 18, 203-211",
@@ -77,6 +114,16 @@ _DESCRIPTIONS = (
         claimed="33 M at 320x320, 46 M at 512x512 in 2D; 31 M at 128x128x128 in 3D",
         counted="33.49 M, 46.33 M in 2D; 31.20 M in 3D",
         note="its width and depth follow from the plan; the LightM-UNet paper counts it with 126.56 M and 88.62 M",
+    ),
+    Description(
+        name="unetr",
+        title="UNETR",
+        paper="Hatamizadeh et al., UNETR: transformers for 3D medical image segmentation, arXiv 2103.10504",
+        year=2022,
+        dims=(2, 3),
+        claimed="87 M in 2D",
+        counted="87.43 M at 320x320 in 2D; 93.01 M at 128x128x128 in 3D",
+        note="takes images of one size, its option patch; as in MONAI 1.3, the count is the Mamba papers'",
     ),
 )
 
@@ -94,8 +141,9 @@ def build(spec: NetworkSpec) -> "nn.Module":
             raise OptionError(
                 f"the network {spec.name} has no option {name!r}; it has {', '.join(known)}", hint=_near(name, known)
             )
-    if spec.dim not in {2, 3}:
-        raise OptionError(f"the network {spec.name} has 2 or 3 axes, got {spec.dim}")
+    dims = describe(spec.name).dims
+    if spec.dim not in dims:
+        raise OptionError(f"the network {spec.name} has {' or '.join(map(str, dims))} axes, got {spec.dim}")
     options = {name: _tuples(value) for name, value in spec.options.items()}
     module: nn.Module = network(dim=spec.dim, in_channels=spec.in_channels, out_channels=spec.out_channels, **options)
     return module
@@ -137,7 +185,7 @@ def describe(name: str) -> Description:
 
 
 def _find(name: str) -> Any:
-    path = {**_extensions(), **MODELS}.get(name)
+    path = {**_extensions(), **ENCODERS, **MODELS}.get(name)
     if path is None:
         raise OptionError(f"there is no network {name!r}", hint=_near(name, names()))
     module, _, attribute = path.partition(":")

@@ -9,3 +9,11 @@ def he_normal(module: nn.Module, slope: float = 1e-2) -> None:
         nn.init.kaiming_normal_(module.weight, a=slope)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+def truncated_normal(module: nn.Module, std: float = 0.02) -> None:
+    """Draw the weights of a linear layer as transformers do, with zero bias; for `Module.apply`."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=std)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
