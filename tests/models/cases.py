@@ -1,23 +1,42 @@
 """The smallest options of each network, which buy it every contract test; and what to feed it."""
 
 from mambino.core.plan import NetworkSpec
-from mambino.models import MODELS
+from mambino.models import MODELS, describe, divisor
 
 SMALLEST = {
     "lightm_unet": {"width": 8, "blocks": (1, 1), "decoder_blocks": (1,)},
     "lightm_unet_legacy": {"width": 8, "blocks": (1, 1), "decoder_blocks": (1,)},
+    "segresnet": {"width": 8, "blocks": (1, 1), "decoder_blocks": (1,)},
+    "swin_unet": {"width": 4, "depths": (2, 1), "heads": (1, 2), "window": 2, "drop_path": 0.0},
+    "swin_unetr": {"width": 4, "depths": (2, 1), "heads": (1, 2), "window": 3},
     "unet": {"features": (4, 6, 8), "convs": (1, 2, 1), "decoder_convs": (2, 1)},
+    "unetr": {"width": 2, "hidden": 4, "mlp": 6, "heads": 2},
 }
 
-# Parameters of these, 2D and 3D, with two channels in and three out.
+# Networks for images of one size, and that size in 3D; in 2D they take its first two sides.
+PATCH = {"swin_unet": (32, 48), "unetr": (32, 48, 16)}
+
+# Parameters of these, by the number of axes, with two channels in and three out.
 PARAMETERS = {
-    "lightm_unet": (12043, 12223),
-    "lightm_unet_legacy": (13152, 15744),
-    "unet": (2758, 7654),
+    "lightm_unet": {2: 12043, 3: 12223},
+    "lightm_unet_legacy": {2: 13152, 3: 15744},
+    "segresnet": {2: 8507, 3: 24923},
+    "swin_unet": {2: 2674},
+    "swin_unetr": {2: 10855, 3: 28135},
+    "unet": {2: 2758, 3: 7654},
+    "unetr": {2: 17217, 3: 71657},
 }
 
-CASES = [(name, dim) for name in sorted(MODELS) for dim in (2, 3)]
+CASES = [(name, dim) for name in sorted(MODELS) for dim in describe(name).dims]
 
 
 def spec(name: str, dim: int, **options) -> NetworkSpec:
-    return NetworkSpec(name=name, dim=dim, in_channels=2, out_channels=3, options={**SMALLEST[name], **options})
+    sized = {"patch": PATCH[name][:dim]} if name in PATCH else {}
+    options = {**SMALLEST[name], **sized, **options}
+    return NetworkSpec(name=name, dim=dim, in_channels=2, out_channels=3, options=options)
+
+
+def sides(name: str, dim: int) -> tuple[int, ...]:
+    """Return unequal sides that the network takes, with more than one voxel at the bottom."""
+    asked = spec(name, dim)
+    return asked.options.get("patch") or tuple(step * (axis + 2) for axis, step in enumerate(divisor(asked)))
