@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mambino.errors import OptionError
 from mambino.models.shapes import check_patch, check_sides
 from mambino.nn.init import truncated_normal
-from mambino.nn.swin import PatchExpand, PatchMerging, SwinBlock, check_levels
+from mambino.nn.swin import PatchExpand, PatchMerging, check_levels, swin_blocks
 
 TOKEN = 4
 """Side of the square of pixels that becomes a token."""
@@ -61,20 +61,9 @@ class SwinUNet(nn.Module):
         rates = [drop_path * i / max(total - 1, 1) for i in range(total)]
 
         def blocks(level: int) -> nn.Sequential:
-            first, several = sum(depths[:level]), min(places[level]) > window
-            return nn.Sequential(
-                *(
-                    SwinBlock(
-                        dim,
-                        width * 2**level,
-                        heads[level],
-                        windows[level],
-                        shifted=several and i % 2 == 1,
-                        drop_path=rates[first + i],
-                    )
-                    for i in range(depths[level])
-                )
-            )
+            own = rates[sum(depths[:level]) : sum(depths[: level + 1])]
+            several = min(places[level]) > window
+            return swin_blocks(dim, width * 2**level, heads[level], windows[level], own, shift=several)
 
         self.embed = nn.Conv2d(in_channels, width, TOKEN, stride=TOKEN)
         self.embed_norm = nn.LayerNorm(width)

@@ -7,7 +7,7 @@ from torch.nn.functional import layer_norm
 
 from mambino.models.shapes import check_coarsest, check_sides
 from mambino.nn.dims import CONV
-from mambino.nn.swin import PatchMerging, SwinBlock, check_levels
+from mambino.nn.swin import PatchMerging, check_levels, swin_blocks
 from mambino.nn.unetr_blocks import ResidualBlock, ResidualUp
 
 
@@ -110,6 +110,6 @@ class SwinEncoder(nn.Module):
 
 
 def _stage(dim: int, width: int, depth: int, heads: int, window: int) -> nn.Sequential:
-    """Blocks, every second one with shifted windows, then half the sides."""
-    blocks = (SwinBlock(dim, width, heads, window, shifted=i % 2 == 1) for i in range(depth))
-    return nn.Sequential(OrderedDict(blocks=nn.Sequential(*blocks), merge=PatchMerging(dim, width)))
+    """Return blocks, and the layer after them that halves the sides."""
+    blocks = swin_blocks(dim, width, heads, window, (0.0,) * depth)
+    return nn.Sequential(OrderedDict(blocks=blocks, merge=PatchMerging(dim, width)))

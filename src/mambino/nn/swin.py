@@ -98,6 +98,18 @@ class SwinBlock(nn.Module):
         return x[(slice(None), *(slice(side) for side in space))]
 
 
+def swin_blocks(
+    dim: int, width: int, heads: int, window: int, rates: Sequence[float], *, shift: bool = True
+) -> nn.Sequential:
+    """Return a block for each share in `rates` of images that go without it, every second one with shifted windows."""
+    return nn.Sequential(
+        *(
+            SwinBlock(dim, width, heads, window, shifted=shift and i % 2 == 1, drop_path=rate)
+            for i, rate in enumerate(rates)
+        )
+    )
+
+
 class PatchMerging(nn.Module):
     """Halve the sides, double the channels: neighbours side by side, normalised, mixed.
 
