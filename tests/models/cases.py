@@ -1,25 +1,38 @@
 """The smallest options of each network, which buy it every contract test; and what to feed it."""
 
 from mambino.core.plan import NetworkSpec
-from mambino.models import MODELS, describe
+from mambino.models import MODELS, describe, divisor
 
 SMALLEST = {
     "lightm_unet": {"width": 8, "blocks": (1, 1), "decoder_blocks": (1,)},
     "lightm_unet_legacy": {"width": 8, "blocks": (1, 1), "decoder_blocks": (1,)},
+    "segresnet": {"width": 8, "blocks": (1, 1), "decoder_blocks": (1,)},
+    "swin_encoder": {"depths": (2, 1), "heads": (1, 1), "window": 3},
+    "swin_unet": {"width": 4, "depths": (2, 1), "heads": (1, 2), "window": 2, "drop_path": 0.0},
+    "swin_unetr": {"width": 4, "depths": (2, 1), "heads": (1, 2), "window": 3},
     "unet": {"features": (4, 6, 8), "convs": (1, 2, 1), "decoder_convs": (2, 1)},
     "vm_unet": {"width": 16, "depths": (1, 1), "decoder_depths": (1, 1), "state_size": 2},
     "vmamba": {"width": 4, "depths": (1, 1), "state_size": 2},
     "vmamba_backbone": {"width": 4, "depths": (1, 1), "state_size": 2},
+    "unetr": {"width": 2, "hidden": 4, "mlp": 6, "heads": 2},
 }
 
-# Parameters of these, 2D and 3D, with two channels in and three out.
+# Networks for images of one size, and that size in 3D; in 2D they take its first two sides.
+PATCH = {"swin_unet": (32, 48), "unetr": (32, 48, 16)}
+
+# Parameters of these, by the number of axes, with two channels in and three out.
 PARAMETERS = {
-    "lightm_unet": (12043, 12223),
-    "lightm_unet_legacy": (13152, 15744),
-    "unet": (2758, 7654),
-    "vm_unet": (32423, 49063),
-    "vmamba": (2095, 3551),
-    "vmamba_backbone": (2076, 3532),
+    "lightm_unet": {2: 12043, 3: 12223},
+    "lightm_unet_legacy": {2: 13152, 3: 15744},
+    "segresnet": {2: 8507, 3: 24923},
+    "swin_encoder": {2: 0, 3: 0},
+    "swin_unet": {2: 2674},
+    "swin_unetr": {2: 10855, 3: 28135},
+    "unet": {2: 2758, 3: 7654},
+    "unetr": {2: 17217, 3: 71657},
+    "vm_unet": {2: 32423, 3: 49063},
+    "vmamba": {2: 2095, 3: 3551},
+    "vmamba_backbone": {2: 2076, 3: 3532},
 }
 
 EVERY = [(name, dim) for name in sorted(MODELS) for dim in describe(name).dims]
@@ -27,4 +40,12 @@ CASES = [(name, dim) for name, dim in EVERY if describe(name).kind == "segmentat
 
 
 def spec(name: str, dim: int, **options) -> NetworkSpec:
-    return NetworkSpec(name=name, dim=dim, in_channels=2, out_channels=3, options={**SMALLEST[name], **options})
+    sized = {"patch": PATCH[name][:dim]} if name in PATCH else {}
+    options = {**SMALLEST[name], **sized, **options}
+    return NetworkSpec(name=name, dim=dim, in_channels=2, out_channels=3, options=options)
+
+
+def sides(name: str, dim: int) -> tuple[int, ...]:
+    """Return unequal sides that the network takes, with more than one voxel at the bottom."""
+    asked = spec(name, dim)
+    return asked.options.get("patch") or tuple(step * (axis + 2) for axis, step in enumerate(divisor(asked)))

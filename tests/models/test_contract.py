@@ -1,12 +1,12 @@
-"""Every network, in 2D and 3D, keeps the contract: shapes, gradients, sizes, weights, export, scales."""
+"""Every network, in all dimensions it has, keeps the contract: shapes, gradients, sizes, weights, export, scales."""
 
 import pytest
 import torch
 
 from mambino.errors import ShapeError
-from mambino.models import MODELS, build, divisor
+from mambino.models import MODELS, build
 from mambino.models.cost import parameters
-from tests.models.cases import CASES, EVERY, PARAMETERS, SMALLEST, spec
+from tests.models.cases import CASES, EVERY, PARAMETERS, SMALLEST, sides, spec
 
 each = pytest.mark.parametrize(("name", "dim"), CASES)
 of_any_kind = pytest.mark.parametrize(("name", "dim"), EVERY)
@@ -18,13 +18,12 @@ def network(name, dim, seed=0):
 
 
 def image(name, dim, batch=2, seed=0):
-    """Return an image of unequal sides, multiples of the divisor, with more than one voxel at the bottom."""
-    sides = [step * (axis + 2) for axis, step in enumerate(divisor(spec(name, dim)))]
-    return torch.randn(batch, 2, *sides, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(batch, 2, *sides(name, dim), generator=torch.Generator().manual_seed(seed))
 
 
 def test_every_network_is_tested():
     assert set(SMALLEST) == set(PARAMETERS) == set(MODELS)
+    assert {(name, dim) for name, counts in PARAMETERS.items() for dim in counts} == set(CASES)
 
 
 @each
@@ -42,8 +41,8 @@ def test_forward_is_the_finest_of_the_scales(name, dim):
     made, x = network(name, dim).eval(), image(name, dim)
     scales = made.scales(x)
     torch.testing.assert_close(made(x), scales[0])
-    sides = [y.shape[2:] for y in scales]
-    assert sides == sorted(sides, reverse=True)
+    found = [y.shape[2:] for y in scales]
+    assert found == sorted(found, reverse=True)
     assert all(y.shape[:2] == (2, 3) for y in scales)
 
 
@@ -107,7 +106,7 @@ def test_it_exports(name, dim):
 
 @of_any_kind
 def test_parameters_are_as_many_as_recorded(name, dim):
-    assert parameters(network(name, dim)) == PARAMETERS[name][dim - 2]
+    assert parameters(network(name, dim)) == PARAMETERS[name][dim]
 
 
 @of_any_kind

@@ -6,7 +6,7 @@ import torch
 from mambino.core.plan import NetworkSpec
 from mambino.models import build, describe
 from mambino.models.cost import activation_bytes, multiply_adds, parameters
-from tests.models.cases import CASES, spec
+from tests.models.cases import CASES, PATCH, spec
 
 SEVEN = {"features": (32, 64, 128, 256, 512, 512, 512)}
 EIGHT = {"features": (32, 64, 128, 256, 512, 512, 512, 512)}
@@ -44,11 +44,13 @@ def test_descriptions_state_these_counts():
 
 @pytest.mark.parametrize(("name", "dim"), CASES)
 def test_activations_grow_with_the_image_and_more_in_training(name, dim):
-    asked = spec(name, dim)
-    small, large = (16,) * dim, (32,) * dim
-    training = activation_bytes(asked, small, 2)
-    assert activation_bytes(asked, small, 2, training=False) < training
-    ratio = activation_bytes(asked, large, 2) / training
+    def of(side, **how):
+        shape = (side,) * dim
+        return activation_bytes(spec(name, dim, **({"patch": shape} if name in PATCH else {})), shape, 2, **how)
+
+    training = of(16)
+    assert of(16, training=False) < training
+    ratio = of(32) / training
     assert 0.6 * 2**dim < ratio < 1.1 * 2**dim
 
 

@@ -16,10 +16,15 @@ if TYPE_CHECKING:
 MODELS: dict[str, str] = {
     "lightm_unet": "mambino.models.lightm_unet:LightMUNet",
     "lightm_unet_legacy": "mambino.models.lightm_unet:LightMUNetLegacy",
+    "segresnet": "mambino.models.segresnet:SegResNet",
+    "swin_encoder": "mambino.models.swin_unetr:SwinEncoder",
+    "swin_unet": "mambino.models.swin_unet:SwinUNet",
+    "swin_unetr": "mambino.models.swin_unetr:SwinUNETR",
     "unet": "mambino.models.unet:UNet",
     "vm_unet": "mambino.models.vm_unet:VMUNet",
     "vmamba": "mambino.models.vmamba:VMamba",
     "vmamba_backbone": "mambino.models.vmamba:VMambaBackbone",
+    "unetr": "mambino.models.unetr:UNETR",
 }
 
 
@@ -76,6 +81,36 @@ _DESCRIPTIONS = (
         note="the paper's counter (thop) saw nothing inside the Mamba blocks, 4.28 M parameters",
     ),
     Description(
+        name="segresnet",
+        title="SegResNet",
+        paper="Myronenko, 3D MRI brain tumor segmentation using autoencoder regularization, arXiv 1810.11654",
+        year=2018,
+        dims=(2, 3),
+        claimed="6 M in 2D",
+        counted="6.30 M in 2D, 18.80 M in 3D",
+        note="MONAI's network without the autoencoder, in the size of the Mamba papers' comparisons, whose count it is",
+    ),
+    Description(
+        name="swin_unet",
+        title="Swin-Unet",
+        paper="Cao et al., Swin-Unet: Unet-like pure transformer, arXiv 2105.05537",
+        year=2021,
+        dims=(2,),
+        claimed="27.17 M",
+        counted="27.17 M",
+        note="takes images of one size, its option patch; the count is one that later papers quote",
+    ),
+    Description(
+        name="swin_unetr",
+        title="SwinUNETR",
+        paper="Hatamizadeh et al., Swin UNETR: Swin transformers for brain tumors in MRI, arXiv 2201.01266",
+        year=2022,
+        dims=(2, 3),
+        claimed="25 M in 2D",
+        counted="25.14 M in 2D, 62.19 M in 3D",
+        note="MONAI's network, two neighbours of eight unseen where 3D patches merge; the Mamba papers count it",
+    ),
+    Description(
         name="unet",
         title="nnU-Net's PlainConvUNet",
         paper="Isensee et al., nnU-Net: a self-configuring method, Nature Methods 18, 203-211",
@@ -117,6 +152,27 @@ _DESCRIPTIONS = (
         note="the features of all four stages, normalised",
         kind="backbone",
     ),
+    Description(
+        name="swin_encoder",
+        title="SwinUNETR's Swin transformer",
+        paper="Hatamizadeh et al., Swin UNETR, arXiv 2201.01266",
+        year=2022,
+        dims=(2, 3),
+        claimed="",
+        counted="8.25 M in 3D",
+        note="the maps of all stages, whose weights are published by themselves; `out_channels` is its width",
+        kind="backbone",
+    ),
+    Description(
+        name="unetr",
+        title="UNETR",
+        paper="Hatamizadeh et al., UNETR: transformers for 3D medical image segmentation, arXiv 2103.10504",
+        year=2022,
+        dims=(2, 3),
+        claimed="87 M in 2D",
+        counted="87.43 M at 320x320 in 2D; 93.01 M at 128x128x128 in 3D",
+        note="takes images of one size, its option patch; as in MONAI 1.3, the count is the Mamba papers'",
+    ),
 )
 
 
@@ -133,8 +189,9 @@ def build(spec: NetworkSpec) -> "nn.Module":
             raise OptionError(
                 f"the network {spec.name} has no option {name!r}; it has {', '.join(known)}", hint=_near(name, known)
             )
-    if spec.dim not in {2, 3}:
-        raise OptionError(f"the network {spec.name} has 2 or 3 axes, got {spec.dim}")
+    dims = describe(spec.name).dims
+    if spec.dim not in dims:
+        raise OptionError(f"the network {spec.name} has {' or '.join(map(str, dims))} axes, got {spec.dim}")
     options = {name: _tuples(value) for name, value in spec.options.items()}
     module: nn.Module = network(dim=spec.dim, in_channels=spec.in_channels, out_channels=spec.out_channels, **options)
     return module

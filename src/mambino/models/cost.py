@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+import mambino.ops.causal_conv  # noqa: F401 - defines an operator that is counted
 from mambino.core.plan import NetworkSpec
 from mambino.models import build
 from mambino.ops.selective_scan.inputs import Inputs

@@ -6,15 +6,13 @@ Follows MrBlankness/LightM-UNet (Apache-2.0), commits 6b72e27 and b484335.
 import torch
 from torch import Tensor, nn
 
-from mambino.errors import OptionError
 from mambino.models.shapes import check_sides
-from mambino.nn.conv import PixelShuffle, SeparableConv
-from mambino.nn.dims import CONV, LINEAR, MAX_POOL, TRANSPOSED_CONV
+from mambino.nn.conv import SeparableConv
+from mambino.nn.dims import CONV, MAX_POOL
 from mambino.nn.mamba import Mamba
 from mambino.nn.norm import RectifiedGroupNorm
+from mambino.nn.residual import GROUPS, ResConv, Up, check_stages
 from mambino.nn.tokens import channels_last, to_image, to_tokens
-
-GROUPS = 8
 
 
 class LightMUNet(nn.Module):
@@ -43,13 +41,13 @@ class LightMUNet(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        _check(width, blocks, decoder_blocks, upsample)
+        check_stages("lightm_unet", width, blocks, decoder_blocks, upsample)
         self.in_channels, self.divisor = in_channels, (2 ** (len(blocks) - 1),) * dim
         self.stem = self._stem(dim, in_channels, width)
         self.dropout = nn.Dropout(dropout)
         self.stages = nn.ModuleList(_stage(dim, width * 2**i, count, first=i == 0) for i, count in enumerate(blocks))
         coarsest = len(blocks) - 1
-        self.ups = nn.ModuleList(_Up(dim, width * 2 ** (coarsest - j), upsample) for j in range(len(decoder_blocks)))
+        self.ups = nn.ModuleList(Up(dim, width * 2 ** (coarsest - j), upsample) for j in range(len(decoder_blocks)))
         self.decoder = nn.ModuleList(
             nn.Sequential(*(self._block(dim, width * 2 ** (coarsest - j - 1)) for _ in range(count)))
             for j, count in enumerate(decoder_blocks)
@@ -152,58 +150,7 @@ class ResUp(nn.Module):
         return result
 
 
-class ResConv(nn.Module):
-    """Decoder block of the legacy code: two plain convolutions and a residual connection (MONAI's ResBlock)."""
-
-    def __init__(self, dim: int, width: int) -> None:
-        super().__init__()
-        self.norm1, self.norm2 = (RectifiedGroupNorm(GROUPS, width) for _ in range(2))
-        self.conv1 = CONV[dim](width, width, 3, padding=1, bias=False)
-        self.conv2 = CONV[dim](width, width, 3, padding=1, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.conv1(self.norm1(x))
-        result: Tensor = self.conv2(self.norm2(y)) + x
-        return result
-
-
-class _Up(nn.Module):
-    """Halve the channels, double the sides."""
-
-    def __init__(self, dim: int, in_channels: int, mode: str) -> None:
-        super().__init__()
-        width = in_channels // 2
-        self.reduce = CONV[dim](in_channels, width, 1, bias=False)
-        self.upsample: nn.Module = nn.Upsample(scale_factor=2, mode=LINEAR[dim], align_corners=False)
-        if mode == "deconv":
-            self.upsample = TRANSPOSED_CONV[dim](width, width, 2, 2)
-        if mode == "pixelshuffle":
-            self.upsample = PixelShuffle(dim, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.upsample(self.reduce(x))
-        return result
-
-
 def _stage(dim: int, width: int, count: int, *, first: bool) -> nn.Sequential:
     """Halve the sides (but in the first stage), then residual Mamba blocks."""
     down = nn.Identity() if first else nn.Sequential(RVM(width // 2, width), MAX_POOL[dim](2))
     return nn.Sequential(down, *(ResMamba(width) for _ in range(count)))
-
-
-def _check(width: int, blocks: tuple[int, ...], decoder_blocks: tuple[int, ...], upsample: str) -> None:
-    if width % GROUPS or width < 1:
-        raise OptionError(
-            f"lightm_unet: width {width} is not a multiple of {GROUPS}, the groups of its normalisation",
-            hint=f"use width {max(round(width / GROUPS), 1) * GROUPS}",
-        )
-    if len(decoder_blocks) != len(blocks) - 1:
-        raise OptionError(
-            f"lightm_unet: {len(blocks)} encoder stages need one decoder stage less, got {len(decoder_blocks)}"
-        )
-    if min((*blocks, *decoder_blocks), default=0) < 1:
-        raise OptionError(f"lightm_unet: every stage needs at least one block, got {(*blocks, *decoder_blocks)}")
-    if upsample not in {"interpolate", "deconv", "pixelshuffle"}:
-        raise OptionError(
-            f"lightm_unet: upsample {upsample!r} is not known", hint="use interpolate, deconv or pixelshuffle"
-        )

@@ -1,11 +1,9 @@
 """The plain convolutional U-Net of nnU-Net (dynamic-network-architectures, PlainConvUNet)."""
 
-import math
-
 from torch import Tensor, nn
 
-from mambino.errors import OptionError, ShapeError
-from mambino.models.shapes import check_sides
+from mambino.errors import OptionError
+from mambino.models.shapes import check_coarsest, check_sides
 from mambino.nn.conv import conv_blocks
 from mambino.nn.decoder import Decoder
 from mambino.nn.init import he_normal
@@ -64,11 +62,7 @@ class UNet(nn.Module):
 
     def _features(self, x: Tensor) -> list[Tensor]:
         check_sides(x, self.in_channels, self.divisor)
-        if x.shape[2:].numel() == math.prod(self.divisor):
-            raise ShapeError(
-                f"an image of {tuple(x.shape[2:])} leaves a single voxel at the coarsest stage, nothing to normalise",
-                hint="give it a larger image, or the network fewer stages",
-            )
+        check_coarsest(x, self.divisor)
         skips = []
         for stage in self.encoder:
             x = stage(x)

@@ -4,6 +4,7 @@ import dataclasses
 import gzip
 import json
 import math
+import re
 
 import pytest
 import torch
@@ -11,9 +12,9 @@ import torch
 from mambino.core.plan import NetworkSpec
 from mambino.errors import OptionError, WeightsError
 from mambino.models import build
-from mambino.weights.convert import SOURCES, load_state, nnunet, recognise
+from mambino.weights.convert import SOURCES, load_state, monai, nnunet, recognise, swin_unet
 from mambino.weights.convert import lightm_unet as lightm
-from mambino.weights.convert.rules import renamed
+from mambino.weights.convert.rules import renamed, translated
 from tests.places import SHARED
 
 KEYS = SHARED / "reference" / "keys"
@@ -27,6 +28,11 @@ FULL_SIZE = [
     ("lightmunet_legacy_3d_lits", lightm.LEGACY, 3, 1, {}),
     ("nnunet_plain_2d", nnunet.SOURCE, 2, 1, {"features": (*SEVEN, 512)}),
     ("nnunet_plain_3d", nnunet.SOURCE, 3, 1, {}),
+    ("segresnet_3d", monai.SEGRESNET, 3, 1, {}),
+    ("unetr_3d", monai.UNETR, 3, 1, {"patch": (128, 128, 128)}),
+    ("swinunetr_2d", monai.SWIN_UNETR, 2, 1, {}),
+    ("swinunetr_3d", monai.SWIN_UNETR, 3, 1, {}),
+    ("swinunet_synapse", swin_unet.SOURCE, 2, 3, {}),
 ]
 LIGHTM = {"spatial_dims": 2, "init_filters": 8, "in_channels": 1, "out_channels": 2, "blocks_down": [1, 1]}
 LIGHTM |= {"blocks_up": [1], "upsample_mode": "deconv"}
@@ -41,14 +47,16 @@ def shapes(name):
 def test_the_published_networks_are_filled_completely(name, source, dim, channels, options):
     keys = shapes(name)
     assert recognise(keys) is source
-    classes = next(shape[0] for key, shape in reversed(keys.items()) if key.endswith("bias"))
+    classes = list(keys.values())[-1][0]
     if name == "nnunet_plain_2d":
         options = {"features": features_of(keys)}
         channels = keys["encoder.stages.0.0.convs.0.conv.weight"][1]
     asked = NetworkSpec(name=source.model, dim=dim, in_channels=channels, out_channels=classes, options=options)
     with torch.device("meta"):
         wanted = {key: list(value.shape) for key, value in build(asked).state_dict().items()}
-    assert {renamed(key, source): shape for key, shape in keys.items()} == wanted
+    dropped = {key for key in keys if any(re.search(pattern, key) for pattern in source.drop)}
+    assert {renamed(key, source): shape for key, shape in keys.items() if key not in dropped} == wanted
+    assert all(re.search(r"attn_mask$|_index$", key) for key in dropped)
 
 
 def features_of(keys):
@@ -200,3 +208,52 @@ def test_arguments_without_a_counterpart_are_refused():
         lightm.SOURCE.spec({"use_conv_final": False})
     with pytest.raises(OptionError, match="LightM-UNet with colour = 'red' has no counterpart"):
         lightm.SOURCE.spec({"colour": "red"})
+    with pytest.raises(OptionError, match="UNETR with qkv_bias = True has no counterpart; it has False here"):
+        monai.UNETR.spec({"img_size": 32, "out_channels": 2, "qkv_bias": True})
+    with pytest.raises(OptionError, match="SwinUNETR with downsample = 'mergingv2' has no counterpart"):
+        monai.SWIN_UNETR.spec({"in_channels": 1, "out_channels": 2, "downsample": "mergingv2"})
+    with pytest.raises(
+        OptionError, match=r"the encoder of SwinUNETR with window_size = \(7, 7, 5\) has no counterpart"
+    ):
+        monai.SWIN_ENCODER.spec({"in_chans": 1, "window_size": (7, 7, 5)})
+    with pytest.raises(OptionError, match="Swin-Unet with patch_norm = False has no counterpart; it has True"):
+        swin_unet.SOURCE.spec({"patch_norm": False})
+
+
+def test_arguments_left_out_of_the_baselines_have_the_defaults_of_the_originals():
+    plain = monai.SEGRESNET.spec({})
+    assert (plain.dim, plain.in_channels, plain.out_channels, plain.options["width"]) == (3, 1, 2, 8)
+    assert monai.UNETR.spec({"in_channels": 1, "out_channels": 2, "img_size": 32}).options["patch"] == (32, 32, 32)
+    assert monai.SWIN_UNETR.spec({"in_channels": 1, "out_channels": 2}).options["width"] == 24
+    assert swin_unet.SOURCE.spec({"img_size": (64, 96), "num_classes": 2}).options["patch"] == (64, 96)
+
+
+@pytest.mark.parametrize("wrapper", ["", "swin_unet."])
+def test_weights_of_swin_unet_come_over_with_and_without_the_wrapper_round_it(wrapper):
+    arguments = {"img_size": 32, "in_chans": 1, "num_classes": 2, "embed_dim": 4, "depths": (1, 1), "num_heads": (1, 2)}
+    network, origin = (build(swin_unet.SOURCE.spec({**arguments, "window_size": 2})) for _ in range(2))
+    back = [("embed_norm.", "patch_embed.norm."), ("embed.", "patch_embed.proj."), ("stages.", "layers.")]
+    back += [("merges.0.", "layers.0.downsample."), ("expands.0.", "layers_up.0."), ("joins.0.", "concat_back_dim.1.")]
+    back += [("decoder_norm.", "norm_up."), ("decoder.0.", "layers_up.1."), ("last.", "up."), ("head.", "output.")]
+    state = {}
+    for key, value in origin.state_dict().items():
+        name = next((theirs + key.removeprefix(ours) for ours, theirs in back if key.startswith(ours)), key)
+        name = re.sub(r"^(layers(?:_up)?\.\d+\.)(\d+\.)", r"\1blocks.\2", name)
+        name = name.replace("attention.table", "attn.relative_position_bias_table").replace("mlp.linear", "mlp.fc")
+        state[wrapper + name.replace("attention.attention.", "attn.")] = value
+    state[f"{wrapper}layers.0.blocks.0.attn.relative_position_index"] = torch.zeros(4, 4)
+    state[f"{wrapper}layers.0.blocks.1.attn_mask"] = torch.zeros(4, 4, 4)
+    assert recognise(state) is swin_unet.SOURCE
+    dropped = load_state(network, state, swin_unet.SOURCE)
+    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), origin.parameters(), strict=True))
+    assert [why.split(",")[0] for why in dropped.values()] == [
+        "derived from the size of a window",
+        "derived from the size of the image",
+    ]
+
+
+def test_norms_that_a_newer_monai_never_uses_are_dropped():
+    source = monai.UNETR
+    key = "vit.blocks.3.norm_cross_attn.weight"
+    _, dropped = translated({key: torch.ones(1)}, source)
+    assert dropped == {key: "MONAI 1.6 has it and does not use it"}

@@ -3,12 +3,22 @@
 from collections.abc import Iterable
 
 from mambino.errors import WeightsError
-from mambino.weights.convert import lightm_unet, nnunet, vss
+from mambino.weights.convert import lightm_unet, monai, nnunet, swin_unet, vss
 from mambino.weights.convert.rules import Source, load_state
 
 __all__ = ["SOURCES", "Source", "load_state", "recognise"]
 
-SOURCES: tuple[Source, ...] = (lightm_unet.SOURCE, lightm_unet.LEGACY, nnunet.SOURCE, *vss.SOURCES)
+SOURCES: tuple[Source, ...] = (
+    lightm_unet.SOURCE,
+    lightm_unet.LEGACY,
+    monai.SEGRESNET,
+    monai.SWIN_ENCODER,
+    monai.SWIN_UNETR,
+    monai.UNETR,
+    nnunet.SOURCE,
+    swin_unet.SOURCE,
+    *vss.SOURCES,
+)
 
 
 def recognise(keys: Iterable[str]) -> Source:

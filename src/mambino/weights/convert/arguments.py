@@ -5,6 +5,18 @@ from typing import Any
 
 from mambino.errors import OptionError
 
+UPSAMPLE = {"nontrainable": "interpolate", "deconv": "deconv", "pixelshuffle": "pixelshuffle"}
+"""MONAI's names of ways to double the sides, and ours."""
+
+GROUP_NORM: dict[str, tuple[Any, ...]] = {
+    "act": ("RELU", "relu", ["RELU", {"inplace": True}], ("RELU", {"inplace": True})),
+    "norm": (["GROUP", {"num_groups": 8}], ("GROUP", {"num_groups": 8})),
+    "norm_name": ("",),
+    "num_groups": (8,),
+    "use_conv_final": (True,),
+}
+"""What SegResNet, and LightM-UNet after it, has in one way here; for `only`."""
+
 
 def only(arguments: Mapping[str, Any], known: set[str], fixed: Mapping[str, tuple[Any, ...]], network: str) -> None:
     """Refuse arguments that our network has no counterpart for.
@@ -23,3 +35,8 @@ def only(arguments: Mapping[str, Any], known: set[str], fixed: Mapping[str, tupl
             continue
         allowed = f"; it has {fixed[name][0]!r} here" if name in fixed else ""
         raise OptionError(f"{network} with {name} = {value!r} has no counterpart{allowed}")
+
+
+def per_axis(value: Any, dim: int) -> tuple[int, ...]:
+    """Return a number for each axis, of one for all or of as many."""
+    return (value,) * dim if isinstance(value, int) else tuple(value)

@@ -4,31 +4,23 @@ from collections.abc import Mapping
 from typing import Any
 
 from mambino.core.plan import NetworkSpec, Value
-from mambino.weights.convert.arguments import only
+from mambino.weights.convert.arguments import GROUP_NORM, UPSAMPLE, only
 from mambino.weights.convert.rules import Source
 
-_UPSAMPLE = {"nontrainable": "interpolate", "deconv": "deconv", "pixelshuffle": "pixelshuffle"}
 _KNOWN = {
     "spatial_dims", "init_filters", "in_channels", "out_channels", "dropout_prob", "blocks_down", "blocks_up",
     "upsample_mode",
 }  # fmt: skip
-_FIXED: dict[str, tuple[Any, ...]] = {
-    "act": ("RELU", "relu", ["RELU", {"inplace": True}], ("RELU", {"inplace": True})),
-    "norm": (["GROUP", {"num_groups": 8}], ("GROUP", {"num_groups": 8})),
-    "norm_name": ("",),
-    "num_groups": (8,),
-    "use_conv_final": (True,),
-}
 
 
 def _spec(model: str, arguments: Mapping[str, Any]) -> NetworkSpec:
     """Translate the arguments of the original; those left out have its defaults, which are not the paper's."""
-    only(arguments, _KNOWN, _FIXED, "LightM-UNet")
+    only(arguments, _KNOWN, GROUP_NORM, "LightM-UNet")
     options: dict[str, Value] = {
         "width": arguments.get("init_filters", 8),
         "blocks": tuple(arguments.get("blocks_down", (1, 2, 2, 4))),
         "decoder_blocks": tuple(arguments.get("blocks_up", (1, 1, 1))),
-        "upsample": _UPSAMPLE[arguments.get("upsample_mode", "nontrainable")],
+        "upsample": UPSAMPLE[arguments.get("upsample_mode", "nontrainable")],
         "dropout": arguments.get("dropout_prob") or 0.0,
     }
     return NetworkSpec(

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mambino.core.plan import NetworkSpec
-from mambino.weights.convert.arguments import only
+from mambino.weights.convert.arguments import only, per_axis
 from mambino.weights.convert.rules import Source
 
 _KNOWN = {
@@ -34,8 +34,8 @@ def _spec(arguments: Mapping[str, Any]) -> NetworkSpec:
         out_channels=arguments["num_classes"],
         options={
             "features": _per_stage(arguments["features_per_stage"], stages),
-            "kernels": tuple(_per_axis(k, dim) for k in sizes["kernel_sizes"]),
-            "strides": tuple(_per_axis(s, dim) for s in sizes["strides"]),
+            "kernels": tuple(per_axis(k, dim) for k in sizes["kernel_sizes"]),
+            "strides": tuple(per_axis(s, dim) for s in sizes["strides"]),
             "convs": _per_stage(arguments["n_conv_per_stage"], stages),
             "decoder_convs": _per_stage(arguments["n_conv_per_stage_decoder"], stages - 1),
         },
@@ -44,10 +44,6 @@ def _spec(arguments: Mapping[str, Any]) -> NetworkSpec:
 
 def _per_stage(value: Any, stages: int) -> tuple[Any, ...]:
     return (value,) * stages if isinstance(value, int) else tuple(value)
-
-
-def _per_axis(value: Any, dim: int) -> tuple[int, ...]:
-    return (value,) * dim if isinstance(value, int) else tuple(value)
 
 
 SOURCE = Source(
