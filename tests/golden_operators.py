@@ -164,6 +164,7 @@ _OF_SS2D = tuple((rf"^{old}", f"module.{new}") for old, new in INSIDE.items())
 _OF_BLOCK = (
     *((rf"^(?:self_attention|op)\.{old}", f"module.mixer.{new}") for old, new in INSIDE.items()),
     (r"^ln_1\.", "module.norm."),
+    (r"^mlp\.fc", "module.mlp.linear"),
     *_MODULE,
 )
 _CONV_MERGING = ((r"^1\.", "module.conv."), (r"^3\.", "module.norm."))

@@ -8,6 +8,9 @@ SMALLEST = {
     "lightm_unet_legacy": {"width": 8, "blocks": (1, 1), "decoder_blocks": (1,)},
     "segresnet": {"width": 8, "blocks": (1, 1), "decoder_blocks": (1,)},
     "swin_encoder": {"depths": (2, 1), "heads": (1, 1), "window": 3},
+    "swin_umamba": {"width": 8, "depths": (1, 1), "state_size": 2},
+    "swin_umamba_dagger": {"width": 8, "depths": (1, 1), "decoder_depth": 1, "state_size": 2},
+    "swin_umamba_first": {"width": 8, "depths": (1, 1), "state_size": 2},
     "swin_unet": {"width": 4, "depths": (2, 1), "heads": (1, 2), "window": 2, "drop_path": 0.0},
     "swin_unetr": {"width": 4, "depths": (2, 1), "heads": (1, 2), "window": 3},
     "unet": {"features": (4, 6, 8), "convs": (1, 2, 1), "decoder_convs": (2, 1)},
@@ -17,6 +20,9 @@ SMALLEST = {
     "unetr": {"width": 2, "hidden": 4, "mlp": 6, "heads": 2},
 }
 
+# Weights that the original has and never uses.
+UNUSED = {"swin_umamba_first": ("encoder.stages.1.", "encoder.merges.0.")}
+
 # Networks for images of one size, and that size in 3D; in 2D they take its first two sides.
 PATCH = {"swin_unet": (32, 48), "unetr": (32, 48, 16)}
 
@@ -25,7 +31,10 @@ PARAMETERS = {
     "lightm_unet": {2: 12043, 3: 12223},
     "lightm_unet_legacy": {2: 13152, 3: 15744},
     "segresnet": {2: 8507, 3: 24923},
-    "swin_encoder": {2: 0, 3: 0},
+    "swin_encoder": {2: 1338, 3: 2094},
+    "swin_umamba": {2: 22038},
+    "swin_umamba_dagger": {2: 8310},
+    "swin_umamba_first": {2: 13590},
     "swin_unet": {2: 2674},
     "swin_unetr": {2: 10855, 3: 28135},
     "unet": {2: 2758, 3: 7654},

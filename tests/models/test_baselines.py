@@ -9,7 +9,8 @@ from mambino.errors import OptionError, ShapeError
 from mambino.models import build, describe, divisor
 from mambino.models.cost import multiply_adds, parameters
 from mambino.nn.drop_path import DropPath
-from mambino.nn.swin import PatchMerging, SwinBlock
+from mambino.nn.patches import PatchMerging
+from mambino.nn.swin import SwinBlock
 from tests.models.cases import spec
 
 # Network, channels in and out, options, image; counted on the originals: parameters (M) and multiply-adds (G).
@@ -120,7 +121,7 @@ def test_windows_are_attended_to_as_defined(shifted):
 
 
 def test_merging_in_three_axes_repeats_two_neighbours_and_misses_two():
-    merging = PatchMerging(3, 1)
+    merging = PatchMerging(3, 1, repeat=True)
     seen = set()
     for place in range(8):
         x = torch.zeros(8)

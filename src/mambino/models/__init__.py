@@ -18,6 +18,9 @@ MODELS: dict[str, str] = {
     "lightm_unet_legacy": "mambino.models.lightm_unet:LightMUNetLegacy",
     "segresnet": "mambino.models.segresnet:SegResNet",
     "swin_encoder": "mambino.models.swin_unetr:SwinEncoder",
+    "swin_umamba": "mambino.models.swin_umamba:SwinUMamba",
+    "swin_umamba_dagger": "mambino.models.swin_umamba:SwinUMambaDagger",
+    "swin_umamba_first": "mambino.models.swin_umamba:SwinUMambaFirst",
     "swin_unet": "mambino.models.swin_unet:SwinUNet",
     "swin_unetr": "mambino.models.swin_unetr:SwinUNETR",
     "unet": "mambino.models.unet:UNet",
@@ -57,6 +60,7 @@ class Description:
 
 
 _LIGHTM_PAPER = "Liao et al., LightM-UNet: Mamba assists in lightweight UNet, arXiv 2403.05246"
+_SWIN_UMAMBA_PAPER = "Liu et al., Swin-UMamba: Mamba-based UNet with ImageNet-based pretraining, arXiv 2402.03302"
 _VMAMBA_PAPER = "Liu et al., VMamba: visual state space model, arXiv 2401.10166"
 
 _DESCRIPTIONS = (
@@ -153,13 +157,43 @@ _DESCRIPTIONS = (
         kind="backbone",
     ),
     Description(
+        name="swin_umamba",
+        title="Swin-UMamba",
+        paper=_SWIN_UMAMBA_PAPER,
+        year=2024,
+        dims=(2,),
+        claimed="60 M",
+        counted="59.89 M",
+        note="VMamba's encoder, a decoder of convolutions",
+    ),
+    Description(
+        name="swin_umamba_dagger",
+        title="Swin-UMamba†",
+        paper=_SWIN_UMAMBA_PAPER,
+        year=2024,
+        dims=(2,),
+        claimed="28 M",
+        counted="27.50 M",
+        note="VMamba's encoder, a decoder of VSS blocks",
+    ),
+    Description(
+        name="swin_umamba_first",
+        title="Swin-UMamba, code before 6 March 2024",
+        paper=_SWIN_UMAMBA_PAPER,
+        year=2024,
+        dims=(2,),
+        claimed="40 M",
+        counted="40.43 M",
+        note="the first version of the paper; the deepest stage of its encoder has weights but no use",
+    ),
+    Description(
         name="swin_encoder",
         title="SwinUNETR's Swin transformer",
         paper="Hatamizadeh et al., Swin UNETR, arXiv 2201.01266",
         year=2022,
         dims=(2, 3),
         claimed="",
-        counted="8.25 M in 3D",
+        counted="8.06 M in 3D",
         note="the maps of all stages, whose weights are published by themselves; `out_channels` is its width",
         kind="backbone",
     ),

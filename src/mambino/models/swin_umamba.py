@@ -3,6 +3,9 @@
 Follows JiarunLiu/Swin-UMamba (Apache-2.0), commits 2c1f72e and 6855410. In 2D, as published.
 """
 
+from itertools import pairwise
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -60,7 +63,7 @@ class SwinUMamba(nn.Module):
         )
         coarse = widths[::-1]
         self.bottom = ResidualUp(dim, coarse[0], coarse[0]) if self.deepest else None
-        self.decoder = nn.ModuleList(ResidualUp(dim, a, b) for a, b in zip(coarse, coarse[1:], strict=False))
+        self.decoder = nn.ModuleList(ResidualUp(dim, a, b) for a, b in pairwise(coarse))
         self.last = ResidualBlock(dim, half, half)
         # A head for what `last` gives, then for the decoder's stages from half of the resolution on.
         self.heads = nn.ModuleList(CONV[dim](w, out_channels, 1) for w in (half, *widths[1:-1]))
@@ -127,12 +130,11 @@ class SwinUMambaDagger(nn.Module):
         self.apply(truncated_normal)
         widths = self.encoder.widths[-2::-1]
         rates = reversed(rising_rates(drop_path, decoder_depth * len(widths)))
+        block: dict[str, Any] = {"state_size": state_size, "scan": scan}
         self.expands = nn.ModuleList(PatchExpand(dim, 2 * w, w) for w in widths)
         self.joins = nn.ModuleList(nn.Linear(2 * w, w) for w in widths)
         self.decoder = nn.ModuleList(
-            nn.Sequential(
-                *(VSSBlock(dim, w, drop_path=next(rates), state_size=state_size, scan=scan) for _ in range(decoder_depth))
-            )
+            nn.Sequential(*(VSSBlock(dim, w, drop_path=next(rates), **block) for _ in range(decoder_depth)))
             for w in widths
         )
         self.final = PatchExpand(dim, width, width, PATCH)

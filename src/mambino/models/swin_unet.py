@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from mambino.errors import OptionError
 from mambino.models.shapes import check_patch, check_sides
+from mambino.nn.drop_path import rising_rates
 from mambino.nn.init import truncated_normal
-from mambino.nn.swin import PatchExpand, PatchMerging, check_levels, swin_blocks
+from mambino.nn.patches import PatchExpand, PatchMerging
+from mambino.nn.swin import check_levels, swin_blocks
 
 TOKEN = 4
 """Side of the square of pixels that becomes a token."""
@@ -36,7 +38,7 @@ class SwinUNet(nn.Module):
         drop_path: share of images that go without the last block's branches in training; earlier ones less.
     """
 
-    def __init__(  # noqa: PLR0913 - what the published versions of the original differ in
+    def __init__(
         self,
         *,
         dim: int,
@@ -57,8 +59,7 @@ class SwinUNet(nn.Module):
         _check(patch, self.divisor, drop_path)
         places = [tuple(side // (TOKEN * 2**i) for side in patch) for i in range(levels)]
         windows = [_window(i, place, window) for i, place in enumerate(places)]
-        total = sum(depths)
-        rates = [drop_path * i / max(total - 1, 1) for i in range(total)]
+        rates = rising_rates(drop_path, sum(depths))
 
         def blocks(level: int) -> nn.Sequential:
             own = rates[sum(depths[:level]) : sum(depths[: level + 1])]
@@ -69,14 +70,14 @@ class SwinUNet(nn.Module):
         self.embed_norm = nn.LayerNorm(width)
         self.positions = nn.Parameter(torch.empty(1, math.prod(places[0]), width)) if positions else None
         self.stages = nn.ModuleList(blocks(level) for level in range(levels))
-        self.merges = nn.ModuleList(PatchMerging(dim, width * 2**level) for level in range(levels - 1))
+        self.merges = nn.ModuleList(PatchMerging(dim, width * 2**level, pad=True) for level in range(levels - 1))
         self.norm = nn.LayerNorm(width * 2 ** (levels - 1))
         up = range(levels - 2, -1, -1)
-        self.expands = nn.ModuleList(PatchExpand(width * 2 ** (level + 1), width * 2**level, 2) for level in up)
+        self.expands = nn.ModuleList(PatchExpand(dim, width * 2 ** (level + 1), width * 2**level) for level in up)
         self.joins = nn.ModuleList(nn.Linear(width * 2 ** (level + 1), width * 2**level) for level in up)
         self.decoder = nn.ModuleList(blocks(level) for level in up)
         self.decoder_norm = nn.LayerNorm(width)
-        self.last = PatchExpand(width, width, TOKEN)
+        self.last = PatchExpand(dim, width, width, TOKEN)
         self.head = nn.Conv2d(width, out_channels, 1, bias=False)
         self.apply(truncated_normal)
         if self.positions is not None:

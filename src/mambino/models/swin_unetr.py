@@ -7,7 +7,8 @@ from torch.nn.functional import layer_norm
 
 from mambino.models.shapes import check_coarsest, check_sides
 from mambino.nn.dims import CONV
-from mambino.nn.swin import PatchMerging, check_levels, swin_blocks
+from mambino.nn.patches import PatchMerging
+from mambino.nn.swin import check_levels, swin_blocks
 from mambino.nn.unetr_blocks import ResidualBlock, ResidualUp
 
 
@@ -111,4 +112,4 @@ class SwinEncoder(nn.Module):
 def _stage(dim: int, width: int, depth: int, heads: int, window: int) -> nn.Sequential:
     """Return blocks, and the layer after them that halves the sides."""
     blocks = swin_blocks(dim, width, heads, window, (0.0,) * depth)
-    return nn.Sequential(OrderedDict(blocks=blocks, merge=PatchMerging(dim, width)))
+    return nn.Sequential(OrderedDict(blocks=blocks, merge=PatchMerging(dim, width, pad=True, repeat=True)))

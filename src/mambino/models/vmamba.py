@@ -91,7 +91,7 @@ class VMamba(nn.Module):
         check_sides(x, self.in_channels, (1,) * len(self.divisor))
         if any(side < least for side, least in zip(x.shape[2:], self.divisor, strict=True)):
             raise ShapeError(f"the sides of the image must be at least {self.divisor}, got {tuple(x.shape[2:])}")
-        return [y for _, y in self.encoder(self.embed(x))]
+        return self.encoder.outputs(self.embed(x))
 
 
 class VMambaBackbone(VMamba):

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from mambino.nn.dims import CONV
 
+_MONAI = ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 0, 1), (0, 1, 0), (0, 0, 1), (1, 1, 1))
+
 
 class PatchEmbed(nn.Module):
     """One token of each patch of an image [b c *s]: a convolution as wide as its stride, then a normalisation."""
@@ -45,11 +47,15 @@ class PatchMerging(nn.Module):
         dim: 2 or 3.
         width: channels in.
         pad: continue sides of odd length with zeros; else their last tokens are left out.
+        repeat: in 3D, see two neighbours twice and two never, as MONAI's Swin transformer does; published weights
+            are of this order.
     """
 
-    def __init__(self, dim: int, width: int, *, pad: bool = False) -> None:
+    def __init__(self, dim: int, width: int, *, pad: bool = False, repeat: bool = False) -> None:
         super().__init__()
         self.pad = pad
+        # The first axis changes fastest.
+        self.corners = _MONAI if repeat and dim == 3 else tuple(c[::-1] for c in product((0, 1), repeat=dim))
         self.norm = nn.LayerNorm(2**dim * width)
         self.reduction = nn.Linear(2**dim * width, 2 * width, bias=False)
 
@@ -59,9 +65,8 @@ class PatchMerging(nn.Module):
             x = nn.functional.pad(x, (0, 0, *(n for side in reversed(space) for n in (0, side % 2))))
         else:
             x = x[(slice(None), *(slice(side - side % 2) for side in space))]
-        offsets = [corner[::-1] for corner in product((0, 1), repeat=len(space))]  # the first axis changes fastest
-        corners = [x[(slice(None), *(slice(at, None, 2) for at in offset))] for offset in offsets]
-        result: Tensor = self.reduction(self.norm(torch.cat(corners, -1)))
+        parts = [x[(slice(None), *(slice(at, None, 2) for at in corner))] for corner in self.corners]
+        result: Tensor = self.reduction(self.norm(torch.cat(parts, -1)))
         return result
 
 

@@ -11,6 +11,7 @@ from mambino.errors import OptionError
 from mambino.nn.dims import CONV
 from mambino.nn.drop_path import DropPath
 from mambino.nn.mamba import initialise_steps
+from mambino.nn.transformer import MLP
 from mambino.ops.cross_scan import cross_scan
 from mambino.ops.scan_paths import scan_paths
 
@@ -105,21 +106,9 @@ class VSSBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
         if mlp_ratio > 0:
             self.norm2 = nn.LayerNorm(width)
-            self.mlp = Perceptron(width, int(mlp_ratio * width))
+            self.mlp = MLP(width, int(mlp_ratio * width))
         self.has_mlp = mlp_ratio > 0
 
     def forward(self, x: Float[Tensor, "b *s c"]) -> Float[Tensor, "b *s c"]:
         x = x + self.drop_path(self.mixer(self.norm(x)))
         return x + self.drop_path(self.mlp(self.norm2(x))) if self.has_mlp else x
-
-
-class Perceptron(nn.Module):
-    """Two linear layers with GELU between them."""
-
-    def __init__(self, width: int, inner: int) -> None:
-        super().__init__()
-        self.fc1, self.fc2 = nn.Linear(width, inner), nn.Linear(inner, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.fc2(nn.functional.gelu(self.fc1(x)))
-        return result

@@ -17,13 +17,6 @@ from mambino.nn.transformer import MLP, SelfAttention
 BLOCKED = -100.0
 """Added to the score of two tokens that share a window but are no neighbours; the originals' number."""
 
-_NEIGHBOURS: dict[int, tuple[tuple[int, ...], ...]] = {
-    2: ((0, 0), (1, 0), (0, 1), (1, 1)),
-    # MONAI's order for three axes: the sixth and seventh repeat the third and fourth, and two neighbours are never
-    # seen. Published weights are of this order.
-    3: ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 0, 1), (0, 1, 0), (0, 0, 1), (1, 1, 1)),
-}
-
 
 class WindowAttention(nn.Module):
     """Attention among the tokens of each window, with a learnt bias for every relative position.
@@ -108,40 +101,6 @@ def swin_blocks(
             for i, rate in enumerate(rates)
         )
     )
-
-
-class PatchMerging(nn.Module):
-    """Halve the sides, double the channels: neighbours side by side, normalised, mixed.
-
-    Odd sides get a row of zeros.
-    """
-
-    def __init__(self, dim: int, width: int) -> None:
-        super().__init__()
-        self.neighbours = _NEIGHBOURS[dim]
-        self.norm = nn.LayerNorm(2**dim * width)
-        self.reduction = nn.Linear(2**dim * width, 2 * width, bias=False)
-
-    def forward(self, x: Float[Tensor, "b *s c"]) -> Float[Tensor, "b *t d"]:
-        x = _padded(x, (2,) * len(self.neighbours[0]))
-        parts = [x[(slice(None), *(slice(first, None, 2) for first in offset))] for offset in self.neighbours]
-        result: Tensor = self.reduction(self.norm(torch.cat(parts, -1)))
-        return result
-
-
-class PatchExpand(nn.Module):
-    """Multiply the sides of a 2D image: each token becomes `factor` by `factor` of them, then normalised."""
-
-    def __init__(self, in_channels: int, out_channels: int, factor: int) -> None:
-        super().__init__()
-        self.factor = factor
-        self.expand = nn.Linear(in_channels, factor**2 * out_channels, bias=False)
-        self.norm = nn.LayerNorm(out_channels)
-
-    def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b y x d"]:
-        x = self.expand(x).unflatten(-1, (self.factor, self.factor, -1))
-        result: Tensor = self.norm(x.transpose(2, 3).flatten(3, 4).flatten(1, 2))
-        return result
 
 
 def check_levels(name: str, width: int, depths: tuple[int, ...], heads: tuple[int, ...], window: int) -> None:

@@ -53,3 +53,11 @@ class VSSEncoder(nn.Module):
             x = stage(entered)
             found.append((entered, x))
         return found
+
+    def outputs(self, x: Float[Tensor, "b *s c"], *, last: bool = True) -> list[Tensor]:
+        """Return what comes out of each stage, finest first; without the `last` one if that has no use."""
+        found = []
+        for i, stage in enumerate(self.stages if last else self.stages[:-1]):
+            x = stage(self.merges[i - 1](x) if i else x)
+            found.append(x)
+        return found

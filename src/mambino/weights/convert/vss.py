@@ -1,4 +1,4 @@
-"""Networks of VSS blocks: VM-UNet and VMamba."""
+"""Networks of VSS blocks: VM-UNet, VMamba and Swin-UMamba."""
 
 import itertools
 from collections.abc import Mapping
@@ -149,7 +149,8 @@ def _second(model: str, arguments: Mapping[str, Any]) -> NetworkSpec:
 
 _NEW_BLOCKS = (
     *ss2d_rules(r"layers\.(\d+)\.blocks\.(\d+)\.op\.", r"encoder.stages.\1.\2.mixer."),
-    (r"layers\.(\d+)\.blocks\.(\d+)\.(norm2?|mlp)\.", r"encoder.stages.\1.\2.\3."),
+    (r"layers\.(\d+)\.blocks\.(\d+)\.mlp\.fc", r"encoder.stages.\1.\2.mlp.linear"),
+    (r"layers\.(\d+)\.blocks\.(\d+)\.(norm2?)\.", r"encoder.stages.\1.\2.\3."),
     (r"layers\.(\d+)\.downsample\.1\.", r"encoder.merges.\1.conv."),
     (r"layers\.(\d+)\.downsample\.3\.", r"encoder.merges.\1.norm."),
     (r"layers\.(\d+)\.downsample\.(reduction|norm)\.", r"encoder.merges.\1.\2."),
@@ -201,4 +202,118 @@ VMAMBA_V2 = _new(
 )
 BACKBONE = _new("VMamba Backbone_VSSM (4 normalised feature maps)", "vmamba_backbone", (r"^outnorm0\.",))
 
-SOURCES = (VM_UNET, VMAMBA_V0, VMAMBA_V0_NEW, VMAMBA_V2, BACKBONE)
+
+def _encoder_of_swin_umamba(arguments: Mapping[str, Any], widths: Any, depths: Any) -> dict[str, Any]:
+    return {
+        "width": _doubling(widths, "Swin-UMamba"),
+        "depths": tuple(depths),
+        "state_size": arguments.get("d_state", 16),
+    }
+
+
+def _swin_umamba(model: str, arguments: Mapping[str, Any]) -> NetworkSpec:
+    """Translate; the widths of the convolutions follow from those of the encoder, and must say so."""
+    known = {"in_chans", "out_chans", "feat_size", "hidden_size", "encoder_dims", "encoder_depths", "deep_supervision"}
+    only(arguments, known, {"encoder_patch_size": (2,)}, "Swin-UMamba")
+    widths = arguments.get("encoder_dims", (96, 192, 384, 768))
+    features, hidden = (widths[0] // 2, *widths), widths[-1]
+    for name, fitting in (("feat_size", features), ("hidden_size", hidden)):
+        given = arguments.get(name, fitting)
+        if (tuple(given) if isinstance(given, list | tuple) else given) != fitting:
+            raise OptionError(f"Swin-UMamba with {name} = {given!r} has no counterpart; it has {fitting!r} here")
+    return NetworkSpec(
+        name=model,
+        dim=2,
+        in_channels=arguments.get("in_chans", 1),
+        out_channels=arguments.get("out_chans", 13),
+        options=_encoder_of_swin_umamba(arguments, widths, arguments.get("encoder_depths", (2, 2, 9, 2))),
+    )
+
+
+def _dagger(arguments: Mapping[str, Any]) -> NetworkSpec:
+    known = {
+        "in_chans", "num_classes", "dims", "depths", "features_per_stage", "d_state", "decoder_depth_per_stage",
+        "deep_supervision", "drop_path_rate",
+    }  # fmt: skip
+    only(arguments, known, {"patch_size": (4,)}, "Swin-UMamba†")
+    options = _encoder_of_swin_umamba(arguments, arguments["dims"], arguments["depths"])
+    stages = tuple(options["width"] * 2**i for i in range(len(options["depths"])))
+    features = tuple(arguments.get("features_per_stage", stages))
+    if features != stages:
+        raise OptionError(f"Swin-UMamba† with features_per_stage = {features} has no counterpart; it has {stages} here")
+    return NetworkSpec(
+        name="swin_umamba_dagger",
+        dim=2,
+        in_channels=arguments["in_chans"],
+        out_channels=arguments["num_classes"],
+        options=options | {"decoder_depth": arguments.get("decoder_depth_per_stage", 2)},
+    )
+
+
+_VSSM = (
+    (r"vssm_encoder\.patch_embed\.", "embed."),
+    *first_generation(r"vssm_encoder\.layers\.(\d+)\.blocks\.", r"encoder.stages.\1."),
+    (r"vssm_encoder\.downsamples\.(\d+)\.", r"encoder.merges.\1."),
+)
+_RESIDUAL = r"(conv[123])\.conv\."
+
+
+def _residual_rules(levels: int, *, deepest: bool) -> tuple[tuple[str, str], ...]:
+    """Return the rules for the convolutions; the original counts decoders from the finest."""
+    top = levels + 1 if deepest else levels
+    ups = [(top, "bottom")] if deepest else []
+    ups += [(level, f"decoder.{levels - level}") for level in range(levels, 1, -1)]
+    return (
+        (r"stem\.", "stem."),
+        *((rf"encoder{i + 1}\.layer\.{_RESIDUAL}", rf"skips.{i}.\1.") for i in range(levels)),
+        *((rf"decoder{n}\.transp_conv\.conv\.", f"{to}.up.") for n, to in ups),
+        *((rf"decoder{n}\.conv_block\.{_RESIDUAL}", rf"{to}.block.\1.") for n, to in ups),
+        (rf"decoder1\.layer\.{_RESIDUAL}", r"last.\1."),
+        (r"out_layers\.(\d+)\.conv\.conv\.", r"heads.\1."),
+    )
+
+
+_LEVELS = 5  # the stem, and four stages of the encoder
+SWIN_UMAMBA = Source(
+    name="Swin-UMamba",
+    model="swin_umamba",
+    licence="Apache-2.0",
+    recognise=(r"^vssm_encoder\.layers\.", r"^stem\.0\.weight$", r"^decoder6\."),
+    rename=(*_VSSM, *_residual_rules(_LEVELS, deepest=True)),
+    spec=lambda arguments: _swin_umamba("swin_umamba", arguments),
+)
+SWIN_UMAMBA_FIRST = Source(
+    name="Swin-UMamba (code before 2024-03-06: the deepest encoder stage has no use)",
+    model="swin_umamba_first",
+    licence="Apache-2.0",
+    recognise=(r"^vssm_encoder\.layers\.", r"^stem\.0\.weight$"),
+    absent=(r"^decoder6\.",),
+    rename=(*_VSSM, *_residual_rules(_LEVELS, deepest=False)),
+    spec=lambda arguments: _swin_umamba("swin_umamba_first", arguments),
+)
+SWIN_UMAMBA_DAGGER = Source(
+    name="Swin-UMamba-dagger",
+    model="swin_umamba_dagger",
+    licence="Apache-2.0",
+    recognise=(r"^vssm_encoder\.layers\.", r"^decoder\.concat_back_dim\.0\.weight$"),
+    rename=(
+        *_VSSM,
+        *first_generation(r"decoder\.stages\.(\d+)\.blocks\.", r"decoder.\1."),
+        *((rf"decoder\.expand_layers\.{i}\.", f"expands.{i}.") for i in range(_LEVELS - 2)),
+        (rf"decoder\.expand_layers\.{_LEVELS - 2}\.", "final."),
+        (r"decoder\.concat_back_dim\.(\d+)\.", r"joins.\1."),
+        (r"decoder\.seg_layers\.(\d+)\.", r"heads.\1."),
+    ),
+    spec=_dagger,
+)
+
+SOURCES = (
+    VM_UNET,
+    VMAMBA_V0,
+    VMAMBA_V0_NEW,
+    VMAMBA_V2,
+    BACKBONE,
+    SWIN_UMAMBA,
+    SWIN_UMAMBA_FIRST,
+    SWIN_UMAMBA_DAGGER,
+)
