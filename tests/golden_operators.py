@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mambino.models.lightm_unet import RVM, ResMamba, ResUp
+from mambino.models.umamba import Enlarge, MambaLayer, ProjectedBlock
 from mambino.nn.conv import SeparableConv
 from mambino.nn.dims import MAX_POOL
 from mambino.nn.mamba import Mamba
@@ -64,6 +65,18 @@ def separable(hyper: Hyper, dim: int) -> nn.Module:
     return SeparableConv(dim, hyper["in_channels"], hyper["out_channels"], kernel=hyper["kernel"], bias=hyper["bias"])
 
 
+def mamba_layer(hyper: Hyper, _: int) -> nn.Module:
+    return MambaLayer(hyper["dim"], channels_as_tokens=hyper["channel_token"])
+
+
+def enlarge(hyper: Hyper, dim: int) -> nn.Module:
+    return Enlarge(dim, hyper["cin"], hyper["cout"], (hyper["scale"],) * dim)
+
+
+def projected(hyper: Hyper, dim: int) -> nn.Module:
+    return ProjectedBlock(dim, hyper["cin"], hyper["cout"], (3,) * dim, (hyper["stride"],) * dim)
+
+
 # The module, and how recorded parameter names become ours.
 BUILD: dict[str, tuple[Callable[[Hyper, int], nn.Module], tuple[tuple[str, str], ...]]] = {
     "selective_scan": (lambda hyper, _: Scan(softplus=hyper["delta_softplus"]), ()),
@@ -75,6 +88,10 @@ BUILD: dict[str, tuple[Callable[[Hyper, int], nn.Module], tuple[tuple[str, str],
         lambda hyper, dim: ResUp(dim, hyper["channels"]),
         ((r"^conv\.0\.conv\.", "conv.depthwise."), (r"^conv\.1\.conv\.", "conv.pointwise.")),
     ),
+    "mamba_patch_token": (mamba_layer, ((r"^mamba\.", "mixer."),)),
+    "mamba_channel_token": (mamba_layer, ((r"^mamba\.", "mixer."),)),
+    "upsample_layer": (enlarge, ()),
+    "basic_res_block": (projected, ()),
     "dwconv": (separable, ((r"^0\.conv\.", "depthwise."), (r"^1\.conv\.", "pointwise."))),
 }
 

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 MODELS: dict[str, str] = {
     "lightm_unet": "mambino.models.lightm_unet:LightMUNet",
     "lightm_unet_legacy": "mambino.models.lightm_unet:LightMUNetLegacy",
+    "resenc_unet": "mambino.models.unet:ResEncUNet",
+    "umamba_bot": "mambino.models.umamba:UMambaBot",
+    "umamba_bot_2024_01": "mambino.models.umamba:UMambaBot202401",
+    "umamba_enc": "mambino.models.umamba:UMambaEnc",
+    "umamba_enc_2024_01": "mambino.models.umamba:UMambaEnc202401",
     "unet": "mambino.models.unet:UNet",
 }
 

@@ -2,6 +2,8 @@
 
 from torch import nn
 
+from mambino.nn.conv import ResidualBlock
+
 
 def he_normal(module: nn.Module, slope: float = 1e-2) -> None:
     """Draw the weights of a convolution for leaky rectifiers of this slope, with zero bias; for `Module.apply`."""
@@ -9,3 +11,9 @@ def he_normal(module: nn.Module, slope: float = 1e-2) -> None:
         nn.init.kaiming_normal_(module.weight, a=slope)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+def still_residuals(module: nn.Module) -> None:
+    """Let a residual block begin as its way past: the last normalisation gives zero; for `Module.apply`."""
+    if isinstance(module, ResidualBlock):
+        nn.init.zeros_(module.conv2.norm.weight)

@@ -3,12 +3,21 @@
 from collections.abc import Iterable
 
 from mambino.errors import WeightsError
-from mambino.weights.convert import lightm_unet, nnunet
+from mambino.weights.convert import lightm_unet, nnunet, umamba
 from mambino.weights.convert.rules import Source, load_state
 
 __all__ = ["SOURCES", "Source", "load_state", "recognise"]
 
-SOURCES: tuple[Source, ...] = (lightm_unet.SOURCE, lightm_unet.LEGACY, nnunet.SOURCE)
+SOURCES: tuple[Source, ...] = (
+    lightm_unet.SOURCE,
+    lightm_unet.LEGACY,
+    nnunet.SOURCE,
+    nnunet.RESIDUAL,
+    umamba.BOT,
+    umamba.ENC,
+    umamba.BOT_2024_01,
+    umamba.ENC_2024_01,
+)
 
 
 def recognise(keys: Iterable[str]) -> Source:
