@@ -11,7 +11,7 @@ import torch
 from mambino.core.plan import NetworkSpec
 from mambino.errors import OptionError, WeightsError
 from mambino.models import build
-from mambino.weights.convert import SOURCES, load_state, nnunet, recognise
+from mambino.weights.convert import SOURCES, load_state, nnunet, recognise, umamba
 from mambino.weights.convert import lightm_unet as lightm
 from mambino.weights.convert.rules import renamed
 from tests.places import SHARED
@@ -20,6 +20,8 @@ KEYS = SHARED / "reference" / "keys"
 needs_keys = pytest.mark.skipif(not KEYS.is_dir(), reason="the key lists of the originals are not beside this checkout")
 
 SEVEN = (32, 64, 128, 256, 512, 512, 512)
+# Slices of a volume lie far apart: the second and the last stage leave them as they are.
+FLAT = {"strides": ((1, 1, 1), (1, 2, 2), *((2, 2, 2),) * 3, (1, 2, 2))}
 FULL_SIZE = [
     ("lightmunet_2d_xray", lightm.SOURCE, 2, 3, {}),
     ("lightmunet_3d_lits", lightm.SOURCE, 3, 1, {}),
@@ -27,6 +29,15 @@ FULL_SIZE = [
     ("lightmunet_legacy_3d_lits", lightm.LEGACY, 3, 1, {}),
     ("nnunet_plain_2d", nnunet.SOURCE, 2, 1, {"features": (*SEVEN, 512)}),
     ("nnunet_plain_3d", nnunet.SOURCE, 3, 1, {}),
+    ("nnunet_resenc_3d", nnunet.RESIDUAL, 3, 1, {}),
+    ("umamba_bot_202401_2d_abdomenmr", umamba.BOT_2024_01, 2, 1, {"features": SEVEN}),
+    ("umamba_enc_202401_2d_abdomenmr", umamba.ENC_2024_01, 2, 1, {"features": SEVEN}),
+    ("umamba_bot_202403_2d_abdomenmr", umamba.BOT, 2, 1, {"features": SEVEN}),
+    ("umamba_enc_202403_2d_abdomenmr", umamba.ENC, 2, 1, {"features": SEVEN, "patch": (320, 320)}),
+    ("umamba_bot_202401_3d_abdomenmr", umamba.BOT_2024_01, 3, 1, FLAT),
+    ("umamba_enc_202401_3d_abdomenmr", umamba.ENC_2024_01, 3, 1, FLAT),
+    ("umamba_bot_202403_3d_abdomenmr", umamba.BOT, 3, 1, FLAT),
+    ("umamba_enc_202403_3d_abdomenmr", umamba.ENC, 3, 1, FLAT | {"patch": (48, 160, 224)}),
 ]
 LIGHTM = {"spatial_dims": 2, "init_filters": 8, "in_channels": 1, "out_channels": 2, "blocks_down": [1, 1]}
 LIGHTM |= {"blocks_up": [1], "upsample_mode": "deconv"}
@@ -41,7 +52,8 @@ def shapes(name):
 def test_the_published_networks_are_filled_completely(name, source, dim, channels, options):
     keys = shapes(name)
     assert recognise(keys) is source
-    classes = next(shape[0] for key, shape in reversed(keys.items()) if key.endswith("bias"))
+    heads = ("seg_layers.0.bias", "conv_final.2.1.conv.bias", "conv_final.2.conv.bias")
+    classes = next(shape[0] for key, shape in keys.items() if key.endswith(heads))
     if name == "nnunet_plain_2d":
         options = {"features": features_of(keys)}
         channels = keys["encoder.stages.0.0.convs.0.conv.weight"][1]
@@ -193,6 +205,26 @@ def test_arguments_of_the_original_become_options_of_ours():
         "convs": (2, 2),
         "decoder_convs": (1,),
     }
+
+
+def umamba_arguments():
+    return {
+        "spatial_dims": 2, "n_stages": 4, "features_per_stage": [4, 8, 8, 8], "kernel_sizes": 3,
+        "strides": [1, 2, 2, 2], "num_classes": 2, "input_channels": 1, "n_conv_per_stage": 3,
+        "n_conv_per_stage_decoder": [2, 2, 2],
+    }  # fmt: skip
+
+
+def test_the_newer_umamba_changes_the_blocks_of_a_plan_and_knows_its_patch():
+    newer = umamba.ENC.spec(umamba_arguments() | {"input_size": [32, 64]})
+    assert newer.options["blocks"] == (3, 3, 1, 1)
+    assert newer.options["decoder_blocks"] == (2, 2, 1)
+    assert newer.options["patch"] == (32, 64)
+    older = umamba.ENC_2024_01.spec(umamba_arguments())
+    assert older.options["blocks"] == (3, 3, 3, 3)
+    assert older.options["decoder_blocks"] == (2, 2, 2)
+    with pytest.raises(OptionError, match=r"U-Mamba with input_size = .* has no counterpart"):
+        umamba.BOT.spec(umamba_arguments() | {"input_size": [32, 64]})
 
 
 def test_arguments_without_a_counterpart_are_refused():
