@@ -7,10 +7,10 @@ SMALLEST = {
     "lightm_unet": {"width": 8, "blocks": (1, 1), "decoder_blocks": (1,)},
     "lightm_unet_legacy": {"width": 8, "blocks": (1, 1), "decoder_blocks": (1,)},
     "resenc_unet": {"features": (4, 6, 8), "blocks": (1, 2, 1), "decoder_convs": (1, 2)},
-    "umamba_bot": {"features": (4, 6, 8)},
+    "umamba_bot": {"features": (6, 8, 12), "blocks": (1, 1, 1), "decoder_blocks": (1, 1)},
     "umamba_bot_2024_01": {"features": (4, 6, 8), "blocks": (1, 2, 1), "decoder_blocks": (2, 1)},
-    "umamba_enc": {"features": (4, 6, 8)},
-    "umamba_enc_2024_01": {"features": (4, 6, 8), "blocks": (1, 2, 1), "decoder_blocks": (2, 1)},
+    "umamba_enc": {"features": (16, 32), "blocks": (1, 1), "decoder_blocks": (1,)},
+    "umamba_enc_2024_01": {"features": (8, 16), "blocks": (1, 2), "decoder_blocks": (1,)},
     "unet": {"features": (4, 6, 8), "convs": (1, 2, 1), "decoder_convs": (2, 1)},
 }
 
@@ -19,10 +19,10 @@ PARAMETERS = {
     "lightm_unet": (12043, 12223),
     "lightm_unet_legacy": (13152, 15744),
     "resenc_unet": (4268, 11828),
-    "umamba_bot": (7454, 18846),
+    "umamba_bot": (9764, 24020),
     "umamba_bot_2024_01": (6730, 16234),
-    "umamba_enc": (8014, 20318),
-    "umamba_enc_2024_01": (8202, 17706),
+    "umamba_enc": (37811, 99635),
+    "umamba_enc_2024_01": (16955, 39643),
     "unet": (2758, 7654),
 }
 

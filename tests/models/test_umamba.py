@@ -17,6 +17,7 @@ SEVEN = (32, 64, 128, 256, 512, 512, 512)
 EIGHT = (*SEVEN, 512)
 SIX = (32, 64, 128, 256, 320, 320)
 FLAT = ((1, 1, 1), (1, 2, 2), *((2, 2, 2),) * 3, (1, 2, 2))
+PLAN = {"blocks": (), "decoder_blocks": ()}  # as the original has them
 NAMES = [name for name in SMALLEST if name.startswith("umamba")]
 
 # Channels in and out, features, image; parameters (M) of bot and enc of 2024-01, of bot and enc of 2024-03.
@@ -117,7 +118,7 @@ def test_twins_are_of_like_width():
 
 @pytest.mark.parametrize(("dim", "patch"), [(2, (8, 12)), (3, (4, 8, 8))])
 def test_channel_tokens_run_learn_and_are_exported(dim, patch):
-    asked = spec("umamba_enc", dim, patch=patch, features=(4, 6, 16))
+    asked = spec("umamba_enc", dim, patch=patch, features=(4, 6, 16), **PLAN)
     made, x = fed(asked, patch)
     assert made.patch == patch
     assert made.encoder[-1].layer.channels_as_tokens
@@ -140,7 +141,7 @@ def test_without_channel_tokens_images_of_any_size_fit(options):
 
 
 def test_in_2d_every_second_stage_has_a_layer_and_the_finest_decoder_stage_no_skip():
-    flat, deep = (build(spec("umamba_enc", dim, features=(4, 4, 4, 4))) for dim in (2, 3))
+    flat, deep = (build(spec("umamba_enc", dim, features=(4, 4, 4, 4), **PLAN)) for dim in (2, 3))
     assert [hasattr(stage, "layer") for stage in flat.encoder] == [False, True, False, True]
     assert [hasattr(stage, "layer") for stage in deep.encoder] == [True] * 4
     assert flat.decoder.stages[-1][0].conv1.in_channels == 4

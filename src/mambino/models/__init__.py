@@ -50,6 +50,7 @@ class Description:
     note: str
 
 
+_UMAMBA_PAPER = "Ma et al., U-Mamba: enhancing long-range dependency for biomedical segmentation, arXiv 2401.04722"
 _LIGHTM_PAPER = "Liao et al., LightM-UNet: Mamba assists in lightweight UNet, arXiv 2403.05246"
 
 _DESCRIPTIONS = (
@@ -72,6 +73,56 @@ _DESCRIPTIONS = (
         claimed="1.09 M in 2D, 1.87 M in 3D",
         counted="5.38 M in 2D, 6.15 M in 3D",
         note="the paper's counter (thop) saw nothing inside the Mamba blocks, 4.28 M parameters",
+    ),
+    Description(
+        name="resenc_unet",
+        title="nnU-Net's ResidualEncoderUNet",
+        paper="Isensee et al., nnU-Net revisited, arXiv 2404.09556",
+        year=2024,
+        dims=(2, 3),
+        claimed="",
+        counted="102.35 M in 3D with 6 stages",
+        note="the presets M, L and XL give its planner more or less memory, so patch, batch and stages differ",
+    ),
+    Description(
+        name="umamba_bot",
+        title="U-Mamba_Bot, code since March 2024",
+        paper=_UMAMBA_PAPER,
+        year=2024,
+        dims=(2, 3),
+        claimed="",
+        counted="47.53 M at 320x320, 64.80 M at 512x512 in 2D; 42.12 M at 128x128x128 in 3D",
+        note="another network than the paper's, which is umamba_bot_2024_01",
+    ),
+    Description(
+        name="umamba_bot_2024_01",
+        title="U-Mamba_Bot, code of January 2024",
+        paper=_UMAMBA_PAPER,
+        year=2024,
+        dims=(2, 3),
+        claimed="63 M at 320x320, 86 M at 512x512 in 2D",
+        counted="63.34 M, 86.15 M in 2D; 58.41 M at 128x128x128 in 3D",
+        note="they agree; the LightM-UNet paper counts it with 244.1 M in 2D and 173.53 M in 3D",
+    ),
+    Description(
+        name="umamba_enc",
+        title="U-Mamba_Enc, code since March 2024",
+        paper=_UMAMBA_PAPER,
+        year=2024,
+        dims=(2, 3),
+        claimed="",
+        counted="47.02 M at 320x320, 64.01 M at 512x512 in 2D; 42.75 M at 128x128x128 in 3D",
+        note="another network than the paper's; counted with patch, without which voxels are the tokens everywhere",
+    ),
+    Description(
+        name="umamba_enc_2024_01",
+        title="U-Mamba_Enc, code of January 2024",
+        paper=_UMAMBA_PAPER,
+        year=2024,
+        dims=(2, 3),
+        claimed="67 M at 320x320, 92 M at 512x512 in 2D",
+        counted="67.33 M, 91.84 M in 2D; 59.68 M at 128x128x128 in 3D",
+        note="they agree; the operations claimed leave the scan out",
     ),
     Description(
         name="unet",

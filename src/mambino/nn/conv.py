@@ -71,7 +71,8 @@ class ResidualBlock(nn.Module):
         one, stride = (1,) * dim, tuple(stride)
         self.conv1 = ConvBlock(dim, in_channels, out_channels, kernel, stride)
         self.conv2 = ConvBlock(dim, out_channels, out_channels, kernel, one, rectify=False)
-        pool, project = nn.Identity(), nn.Identity()
+        pool: nn.Module = nn.Identity()
+        project: nn.Module = nn.Identity()
         if stride != one:
             pool = AVG_POOL[dim](stride, stride)  # type: ignore[arg-type]
         if in_channels != out_channels:

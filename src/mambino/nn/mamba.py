@@ -70,7 +70,7 @@ class Mamba(nn.Module):
 
     def _tile(
         self, tokens: Tensor, before: Tensor | None, state: Tensor | None
-    ) -> tuple[Tensor, Tensor | None, Tensor]:
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Run a part of a sequence; `before` and `state` are what the part before it has left."""
         x, z = self.in_proj(tokens).chunk(2, dim=-1)
         left = self._left(x, before)
