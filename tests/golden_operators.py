@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mambino.models.lightm_unet import RVM, ResMamba, ResUp
+from mambino.models.umamba import Enlarge, MambaLayer, ProjectedBlock
 from mambino.nn.conv import SeparableConv
 from mambino.nn.dims import MAX_POOL
 from mambino.nn.mamba import Mamba
@@ -170,6 +171,19 @@ _OF_BLOCK = (
 _CONV_MERGING = ((r"^1\.", "module.conv."), (r"^3\.", "module.norm."))
 _EMBED_V2 = tuple((rf"^{i}\.", f"module.{name}.") for i, name in ((0, "proj"), (2, "norm"), (5, "proj2"), (7, "norm2")))
 
+
+def mamba_layer(hyper: Hyper, _: int) -> nn.Module:
+    return MambaLayer(hyper["dim"], channels_as_tokens=hyper["channel_token"])
+
+
+def enlarge(hyper: Hyper, dim: int) -> nn.Module:
+    return Enlarge(dim, hyper["cin"], hyper["cout"], (hyper["scale"],) * dim)
+
+
+def projected(hyper: Hyper, dim: int) -> nn.Module:
+    return ProjectedBlock(dim, hyper["cin"], hyper["cout"], (3,) * dim, (hyper["stride"],) * dim)
+
+
 # The module, and how recorded parameter names become ours.
 BUILD: dict[str, tuple[Callable[[Hyper, int], nn.Module], tuple[tuple[str, str], ...]]] = {
     "selective_scan": (lambda hyper, _: Scan(softplus=hyper["delta_softplus"]), ()),
@@ -203,6 +217,10 @@ BUILD: dict[str, tuple[Callable[[Hyper, int], nn.Module], tuple[tuple[str, str],
     "downsample_v2": (conv_merging, _CONV_MERGING),
     "scan": (lambda hyper, _: CrossScan(hyper), ()),
     "merge": (lambda hyper, _: CrossMerge(hyper), ()),
+    "mamba_patch_token": (mamba_layer, ((r"^mamba\.", "mixer."),)),
+    "mamba_channel_token": (mamba_layer, ((r"^mamba\.", "mixer."),)),
+    "upsample_layer": (enlarge, ()),
+    "basic_res_block": (projected, ()),
     "dwconv": (separable, ((r"^0\.conv\.", "depthwise."), (r"^1\.conv\.", "pointwise."))),
 }
 

@@ -49,6 +49,9 @@ def test_forward_is_the_finest_of_the_scales(name, dim):
 @of_any_kind
 def test_gradients_reach_every_parameter_and_the_image(name, dim):
     made, x = network(name, dim), image(name, dim).requires_grad_()
+    with torch.no_grad():  # what begins at zero, as a still residual, lets nothing through before its first step
+        for p in made.parameters():
+            p.add_(0.01 * torch.randn_like(p))
     sum(y.square().mean() for y in made.scales(x)).backward()
     silent = [key for key, p in made.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()]
     unused = UNUSED.get(name, ())

@@ -54,6 +54,11 @@ def test_options_may_be_the_lists_of_a_json_file():
         ("unet", {"convs": (1, 1)}, r"convs needs 3 numbers of at least 1, got \(1, 1\)"),
         ("unet", {"decoder_convs": (1, 0)}, r"decoder_convs needs 2 numbers of at least 1, got \(1, 0\)"),
         ("unet", {"kernels": ((2, 2),) * 3}, "kernels must be odd, got 2"),
+        ("resenc_unet", {"blocks": (1,)}, r"resenc_unet: blocks needs 3 numbers of at least 1, got \(1,\)"),
+        ("umamba_enc", {"patch": (8,)}, r"umamba_enc: patch needs 2 multiples of \(2, 2\), got \(8,\)"),
+        ("umamba_enc", {"patch": (8, 9)}, r"patch needs 2 multiples of \(2, 2\), got \(8, 9\)"),
+        ("umamba_bot", {"mixer": "gru"}, "there is no mixer 'gru'"),
+        ("umamba_bot", {"scan": "none"}, "there is no scan 'none'"),
     ],
 )
 def test_values_that_do_not_fit_are_refused(name, options, words):

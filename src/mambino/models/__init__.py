@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 MODELS: dict[str, str] = {
     "lightm_unet": "mambino.models.lightm_unet:LightMUNet",
     "lightm_unet_legacy": "mambino.models.lightm_unet:LightMUNetLegacy",
+    "resenc_unet": "mambino.models.unet:ResEncUNet",
     "segresnet": "mambino.models.segresnet:SegResNet",
     "swin_encoder": "mambino.models.swin_unetr:SwinEncoder",
     "swin_umamba": "mambino.models.swin_umamba:SwinUMamba",
@@ -23,6 +24,10 @@ MODELS: dict[str, str] = {
     "swin_umamba_first": "mambino.models.swin_umamba:SwinUMambaFirst",
     "swin_unet": "mambino.models.swin_unet:SwinUNet",
     "swin_unetr": "mambino.models.swin_unetr:SwinUNETR",
+    "umamba_bot": "mambino.models.umamba:UMambaBot",
+    "umamba_bot_2024_01": "mambino.models.umamba:UMambaBot202401",
+    "umamba_enc": "mambino.models.umamba:UMambaEnc",
+    "umamba_enc_2024_01": "mambino.models.umamba:UMambaEnc202401",
     "unet": "mambino.models.unet:UNet",
     "vm_unet": "mambino.models.vm_unet:VMUNet",
     "vmamba": "mambino.models.vmamba:VMamba",
@@ -59,6 +64,7 @@ class Description:
     kind: str = "segmentation"
 
 
+_UMAMBA_PAPER = "Ma et al., U-Mamba: enhancing long-range dependency for biomedical segmentation, arXiv 2401.04722"
 _LIGHTM_PAPER = "Liao et al., LightM-UNet: Mamba assists in lightweight UNet, arXiv 2403.05246"
 _SWIN_UMAMBA_PAPER = "Liu et al., Swin-UMamba: Mamba-based UNet with ImageNet-based pretraining, arXiv 2402.03302"
 _VMAMBA_PAPER = "Liu et al., VMamba: visual state space model, arXiv 2401.10166"
@@ -113,6 +119,56 @@ _DESCRIPTIONS = (
         claimed="25 M in 2D",
         counted="25.14 M in 2D, 62.19 M in 3D",
         note="MONAI's network, two neighbours of eight unseen where 3D patches merge; the Mamba papers count it",
+    ),
+    Description(
+        name="resenc_unet",
+        title="nnU-Net's ResidualEncoderUNet",
+        paper="Isensee et al., nnU-Net revisited, arXiv 2404.09556",
+        year=2024,
+        dims=(2, 3),
+        claimed="",
+        counted="102.35 M in 3D with 6 stages",
+        note="the presets M, L and XL give its planner more or less memory, so patch, batch and stages differ",
+    ),
+    Description(
+        name="umamba_bot",
+        title="U-Mamba_Bot, code since March 2024",
+        paper=_UMAMBA_PAPER,
+        year=2024,
+        dims=(2, 3),
+        claimed="",
+        counted="47.53 M at 320x320, 64.80 M at 512x512 in 2D; 42.12 M at 128x128x128 in 3D",
+        note="another network than the paper's, which is umamba_bot_2024_01",
+    ),
+    Description(
+        name="umamba_bot_2024_01",
+        title="U-Mamba_Bot, code of January 2024",
+        paper=_UMAMBA_PAPER,
+        year=2024,
+        dims=(2, 3),
+        claimed="63 M at 320x320, 86 M at 512x512 in 2D",
+        counted="63.34 M, 86.15 M in 2D; 58.41 M at 128x128x128 in 3D",
+        note="they agree; the LightM-UNet paper counts it with 244.1 M in 2D and 173.53 M in 3D",
+    ),
+    Description(
+        name="umamba_enc",
+        title="U-Mamba_Enc, code since March 2024",
+        paper=_UMAMBA_PAPER,
+        year=2024,
+        dims=(2, 3),
+        claimed="",
+        counted="47.02 M at 320x320, 64.01 M at 512x512 in 2D; 42.75 M at 128x128x128 in 3D",
+        note="another network than the paper's; counted with patch, without which voxels are the tokens everywhere",
+    ),
+    Description(
+        name="umamba_enc_2024_01",
+        title="U-Mamba_Enc, code of January 2024",
+        paper=_UMAMBA_PAPER,
+        year=2024,
+        dims=(2, 3),
+        claimed="67 M at 320x320, 92 M at 512x512 in 2D",
+        counted="67.33 M, 91.83 M in 2D; 59.68 M at 128x128x128 in 3D",
+        note="they agree; the operations claimed leave the scan out",
     ),
     Description(
         name="unet",

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mambino.nn.dims import CONV, INSTANCE_NORM
+from mambino.nn.dims import AVG_POOL, CONV, INSTANCE_NORM
 
 
 class ConvBlock(nn.Module):
@@ -16,16 +16,25 @@ class ConvBlock(nn.Module):
         in_channels, out_channels: of the convolution.
         kernel: its size along each axis, odd.
         stride: along each axis.
+        bias: of the convolution.
+        rectify: whether the rectifier is there.
     """
 
     def __init__(
-        self, dim: int, in_channels: int, out_channels: int, kernel: Sequence[int], stride: Sequence[int]
+        self,
+        dim: int,
+        in_channels: int,
+        out_channels: int,
+        kernel: Sequence[int],
+        stride: Sequence[int],
+        *,
+        bias: bool = True,
+        rectify: bool = True,
     ) -> None:
         super().__init__()
-        padding = tuple(k // 2 for k in kernel)
-        self.conv = CONV[dim](in_channels, out_channels, tuple(kernel), tuple(stride), padding)  # type: ignore[arg-type]
+        self.conv = padded_conv(dim, in_channels, out_channels, kernel, stride, bias=bias)
         self.norm = INSTANCE_NORM[dim](out_channels, eps=1e-5, affine=True)
-        self.activation = nn.LeakyReLU(1e-2, inplace=True)
+        self.activation = nn.LeakyReLU(1e-2, inplace=True) if rectify else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = self.activation(self.norm(self.conv(x)))
@@ -38,6 +47,50 @@ def conv_blocks(
     """Return `count` blocks in a row; the first one changes the channels and takes the stride."""
     first = ConvBlock(dim, in_channels, out_channels, kernel, stride)
     rest = [ConvBlock(dim, out_channels, out_channels, kernel, (1,) * dim) for _ in range(count - 1)]
+    return nn.Sequential(first, *rest)
+
+
+def padded_conv(
+    dim: int, in_channels: int, out_channels: int, kernel: Sequence[int], stride: Sequence[int], *, bias: bool = True
+) -> nn.Conv2d | nn.Conv3d:
+    """Return a convolution with an odd kernel that keeps sides where its stride is 1."""
+    padding = tuple(k // 2 for k in kernel)
+    return CONV[dim](in_channels, out_channels, tuple(kernel), tuple(stride), padding, bias=bias)  # type: ignore[arg-type]
+
+
+class ResidualBlock(nn.Module):
+    """Two convolution blocks and a way past them, the unit of nnU-Net's residual encoder (ResNet-D, arXiv 1812.01187).
+
+    The way past them averages where they stride, and projects where they change the channels.
+    """
+
+    def __init__(
+        self, dim: int, in_channels: int, out_channels: int, kernel: Sequence[int], stride: Sequence[int]
+    ) -> None:
+        super().__init__()
+        one, stride = (1,) * dim, tuple(stride)
+        self.conv1 = ConvBlock(dim, in_channels, out_channels, kernel, stride)
+        self.conv2 = ConvBlock(dim, out_channels, out_channels, kernel, one, rectify=False)
+        pool: nn.Module = nn.Identity()
+        project: nn.Module = nn.Identity()
+        if stride != one:
+            pool = AVG_POOL[dim](stride, stride)  # type: ignore[arg-type]
+        if in_channels != out_channels:
+            project = ConvBlock(dim, in_channels, out_channels, one, one, bias=False, rectify=False)
+        self.skip = nn.Sequential(pool, project)
+        self.activation = nn.LeakyReLU(1e-2, inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.activation(self.conv2(self.conv1(x)) + self.skip(x))
+        return result
+
+
+def residual_blocks(
+    dim: int, in_channels: int, out_channels: int, count: int, kernel: Sequence[int], stride: Sequence[int]
+) -> nn.Sequential:
+    """Return `count` residual blocks in a row; the first one changes the channels and takes the stride."""
+    first = ResidualBlock(dim, in_channels, out_channels, kernel, stride)
+    rest = [ResidualBlock(dim, out_channels, out_channels, kernel, (1,) * dim) for _ in range(count - 1)]
     return nn.Sequential(first, *rest)
 
 

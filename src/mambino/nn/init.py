@@ -2,6 +2,8 @@
 
 from torch import nn
 
+from mambino.nn.conv import ResidualBlock
+
 
 def he_normal(module: nn.Module, slope: float = 1e-2) -> None:
     """Draw the weights of a convolution for leaky rectifiers of this slope, with zero bias; for `Module.apply`."""
@@ -17,3 +19,9 @@ def truncated_normal(module: nn.Module, deviation: float = 0.02) -> None:
         nn.init.trunc_normal_(module.weight, std=deviation)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+def still_residuals(module: nn.Module) -> None:
+    """Let a residual block begin as its way past: the last normalisation gives zero; for `Module.apply`."""
+    if isinstance(module, ResidualBlock):
+        nn.init.zeros_(module.conv2.norm.weight)

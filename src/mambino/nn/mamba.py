@@ -1,11 +1,12 @@
 """Mamba: one sequence in, one out, each token seeing all before it."""
 
 import math
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch.nn.functional import linear, silu
 
 from mambino.ops.causal_conv import causal_conv
 from mambino.ops.selective_scan import scan_tokens
@@ -27,6 +28,8 @@ class Mamba(nn.Module):
         rank: numbers that a token's step sizes are made from; a sixteenth of `width`, rounded up, if None.
         bias: of the projections in and out.
         conv_bias: of the causal convolution.
+        scan: "identity" leaves the recurrence out, and with it what only the recurrence uses; each channel of a
+            token passes by it as D times itself, and projections, convolution and gate stay.
     """
 
     def __init__(
@@ -39,18 +42,22 @@ class Mamba(nn.Module):
         rank: int | None = None,
         bias: bool = False,
         conv_bias: bool = True,
+        scan: Literal["selective", "identity"] = "selective",
     ) -> None:
         super().__init__()
         inner, self.rank, self.state_size = expand * width, rank or math.ceil(width / 16), state_size
         self.in_proj = nn.Linear(width, 2 * inner, bias=bias)
         self.conv1d = nn.Conv1d(inner, inner, kernel, groups=inner, padding=kernel - 1, bias=conv_bias)
-        self.x_proj = nn.Linear(inner, self.rank + 2 * state_size, bias=False)
-        self.dt_proj = nn.Linear(self.rank, inner)
-        self.A_log = nn.Parameter(torch.arange(1, state_size + 1, dtype=torch.float32).log().repeat(inner, 1))
+        self.recurs = scan == "selective"
+        if self.recurs:
+            self.x_proj = nn.Linear(inner, self.rank + 2 * state_size, bias=False)
+            self.dt_proj = nn.Linear(self.rank, inner)
+            self.A_log = nn.Parameter(torch.arange(1, state_size + 1, dtype=torch.float32).log().repeat(inner, 1))
         self.D = nn.Parameter(torch.ones(inner))
         self.out_proj = nn.Linear(inner, width, bias=bias)
-        with torch.no_grad():
-            initialise_steps(self.dt_proj.weight, self.dt_proj.bias)
+        if self.recurs:
+            with torch.no_grad():
+                initialise_steps(self.dt_proj.weight, self.dt_proj.bias)
 
     def forward(self, tokens: Float[Tensor, "b l c"]) -> Float[Tensor, "b l c"]:
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or tokens.shape[1] <= TILE:
@@ -63,13 +70,17 @@ class Mamba(nn.Module):
 
     def _tile(
         self, tokens: Tensor, before: Tensor | None, state: Tensor | None
-    ) -> tuple[Tensor, Tensor | None, Tensor]:
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Run a part of a sequence; `before` and `state` are what the part before it has left."""
         x, z = self.in_proj(tokens).chunk(2, dim=-1)
         left = self._left(x, before)
         x = causal_conv(x, self.conv1d.weight[:, 0], self.conv1d.bias, before=before, silu=True)
+        y, state = self._scan(x, z, state) if self.recurs else (x * self.D * silu(z), None)
+        return linear(y, self.out_proj.weight, self.out_proj.bias), left, state
+
+    def _scan(self, x: Tensor, z: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
         step, enter, leave = self.x_proj(x).split_with_sizes([self.rank, self.state_size, self.state_size], -1)
-        y, state = scan_tokens(
+        return scan_tokens(
             x,
             step,
             -self.A_log.float().exp(),
@@ -82,7 +93,6 @@ class Mamba(nn.Module):
             softplus=True,
             state=state,
         )
-        return linear(y, self.out_proj.weight, self.out_proj.bias), left, state
 
     def _left(self, x: Tensor, before: Tensor | None) -> Tensor | None:
         """Return the last tokens of a part, which the convolution of the next part sees; none are needed to learn."""

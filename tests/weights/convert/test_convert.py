@@ -10,7 +10,7 @@ import torch
 from mambino.core.plan import NetworkSpec
 from mambino.errors import OptionError, WeightsError
 from mambino.models import build
-from mambino.weights.convert import SOURCES, load_state, monai, nnunet, recognise, swin_unet, vss
+from mambino.weights.convert import SOURCES, load_state, monai, nnunet, recognise, swin_unet, umamba, vss
 from mambino.weights.convert import lightm_unet as lightm
 from mambino.weights.convert.rules import translated
 from tests.places import SHARED
@@ -149,6 +149,26 @@ def test_arguments_of_the_original_become_options_of_ours():
         "convs": (2, 2),
         "decoder_convs": (1,),
     }
+
+
+def umamba_arguments():
+    return {
+        "spatial_dims": 2, "n_stages": 4, "features_per_stage": [4, 8, 8, 8], "kernel_sizes": 3,
+        "strides": [1, 2, 2, 2], "num_classes": 2, "input_channels": 1, "n_conv_per_stage": 3,
+        "n_conv_per_stage_decoder": [2, 2, 2],
+    }  # fmt: skip
+
+
+def test_the_newer_umamba_changes_the_blocks_of_a_plan_and_knows_its_patch():
+    newer = umamba.ENC.spec(umamba_arguments() | {"input_size": [32, 64]})
+    assert newer.options["blocks"] == (3, 3, 1, 1)
+    assert newer.options["decoder_blocks"] == (2, 2, 1)
+    assert newer.options["patch"] == (32, 64)
+    older = umamba.ENC_2024_01.spec(umamba_arguments())
+    assert older.options["blocks"] == (3, 3, 3, 3)
+    assert older.options["decoder_blocks"] == (2, 2, 2)
+    with pytest.raises(OptionError, match=r"U-Mamba with input_size = .* has no counterpart"):
+        umamba.BOT.spec(umamba_arguments() | {"input_size": [32, 64]})
 
 
 def test_arguments_without_a_counterpart_are_refused():

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from mambino.errors import WeightsError
-from mambino.weights.convert import lightm_unet, monai, nnunet, swin_unet, vss
+from mambino.weights.convert import lightm_unet, monai, nnunet, swin_unet, umamba, vss
 from mambino.weights.convert.rules import Source, load_state
 
 __all__ = ["SOURCES", "Source", "load_state", "recognise"]
@@ -16,7 +16,12 @@ SOURCES: tuple[Source, ...] = (
     monai.SWIN_UNETR,
     monai.UNETR,
     nnunet.SOURCE,
+    nnunet.RESIDUAL,
     swin_unet.SOURCE,
+    umamba.BOT,
+    umamba.ENC,
+    umamba.BOT_2024_01,
+    umamba.ENC_2024_01,
     *vss.SOURCES,
 )
 
