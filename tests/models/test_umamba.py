@@ -129,14 +129,14 @@ def test_channel_tokens_run_learn_and_are_exported(dim, patch):
 
 
 def test_channel_tokens_refuse_another_size_with_both():
-    made, _ = fed(spec("umamba_enc", 2, patch=(8, 12)), (8, 12))
+    made, _ = fed(spec("umamba_enc", 2, patch=(8, 12), features=(12, 32)), (8, 12))
     with pytest.raises(ShapeError, match=r"was built for images of \(8, 12\), got \(12, 8\)"):
         made(torch.zeros(1, 2, 12, 8))
 
 
 @pytest.mark.parametrize("options", [{"patch": ()}, {"patch": (32, 32)}, {"patch": (8, 12), "mixer": "none"}])
 def test_without_channel_tokens_images_of_any_size_fit(options):
-    made, x = fed(spec("umamba_enc", 2, **options), (12, 8))
+    made, x = fed(spec("umamba_enc", 2, features=(12, 32), **options), (12, 8))
     assert made(x).shape == (2, 3, 12, 8)
 
 
