@@ -9,7 +9,7 @@ from mambino.planning.timing import clock, device_memory, find_device, is_here, 
 from mambino.planning.topology import topology
 
 PLAN = topology((1, 1), (16, 16))
-SMALL, LARGE = (network("unet", size, PLAN, 1, 2) for size in (sizes("unet")[0], sizes("unet")[-1]))
+SMALL, LARGE = (network("unet", size, PLAN, PLAN.patch, 1, 2) for size in (sizes("unet")[0], sizes("unet")[-1]))
 
 
 def test_a_larger_network_costs_more():

@@ -4,6 +4,7 @@ import math
 
 from mambino.core.plan import Recipe
 from mambino.planning.budget import Budget
+from mambino.planning.networks import DEEP, STAGED
 from mambino.planning.sizing import Fit, Problem
 
 EPOCHS = 20  # at the least in a training with a limit of time: so often it reports, and may validate
@@ -51,7 +52,7 @@ def _short(name: str, problem: Problem, fit: Fit, seconds: float) -> tuple[Recip
         steps=epoch,
         foreground=0.33 if covers >= HALF else 0.5,
         augmentation="full" if passes >= MANY_PASSES else "light",
-        deep_supervision=name == "unet",
+        deep_supervision=name in DEEP,
         clip=1.0,
     )
     return recipe, {
@@ -60,7 +61,7 @@ def _short(name: str, problem: Problem, fit: Fit, seconds: float) -> tuple[Recip
         "augmentation": f"each training voxel is seen about {passes:.2g} times; from {MANY_PASSES} on it would be full",
         "foreground": f"of the patches centred on a structure; a patch covers {covers:.0%} of a median case",
         "deep_supervision": "coarse outputs learn first and lead the fine one"
-        if name == "unet"
+        if name in DEEP
         else "the paper has none",
     }
 
@@ -71,7 +72,7 @@ def _long(name: str) -> tuple[Recipe, Reasons]:
         "augmentation": "in a long training each image is seen many times",
         "foreground": "of the patches centred on a structure, as in nnU-Net",
     }
-    if name == "unet":
+    if name in STAGED:
         recipe = Recipe(
             optimiser="sgd",
             rate=1e-2,
@@ -97,13 +98,13 @@ def _long(name: str) -> tuple[Recipe, Reasons]:
         epochs=LONG_EPOCHS // 4,
         steps=LONG_STEPS,
         augmentation="full",
-        deep_supervision=False,
+        deep_supervision=name in DEEP,
         clip=1.0,
     )
     return recipe, {
         **ADAMW,
         "rate": "half of what short trainings take",
         "optimiser": "no limit of time: networks with a scan learn with Adam, in a quarter of nnU-Net's epochs",
-        "deep_supervision": "the paper has none",
+        "deep_supervision": "as in the paper" if name in DEEP else "the paper has none",
         **unlimited,
     }

@@ -8,7 +8,7 @@ from itertools import takewhile
 from mambino.core.plan import NetworkSpec
 from mambino.errors import OptionError
 from mambino.planning.budget import Budget, wanted_steps
-from mambino.planning.networks import Size, described, network, rounded_up, sizes
+from mambino.planning.networks import Size, described, network, patch_of, sizes
 from mambino.planning.rules import Chosen
 from mambino.planning.timing import Clock, Cost, outline
 from mambino.planning.topology import LEAST_BATCH, Topology, batch_size, fitted, memory_of, smaller_patches
@@ -71,7 +71,7 @@ def fit(name: str, problem: Problem, budget: Budget, clock: Clock) -> Fit:
         OptionError: not even the smallest size and patch fit into the memory, or the parameters allowed.
     """
     ladder = tuple(_patches(name, problem))
-    search = _Search(name, problem, budget, clock, _allowed(name, problem, budget, ladder[0][0]), ladder)
+    search = _Search(name, problem, budget, clock, _allowed(name, problem, budget, *ladder[0]), ladder)
     if budget.seconds is not None:
         return _fit_time(search, budget.seconds)
     return _fit_reference(search) if name == "unet" else _fit_memory(search)
@@ -88,8 +88,8 @@ class _Search:
     allowed: tuple[Size, ...]
     ladder: Ladder
 
-    def spec(self, size: Size, plan: Topology) -> NetworkSpec:
-        return network(self.name, size, plan, self.problem.channels, self.problem.classes)
+    def spec(self, size: Size, plan: Topology, patch: tuple[int, ...]) -> NetworkSpec:
+        return network(self.name, size, plan, patch, self.problem.channels, self.problem.classes)
 
     def cost(self, size: Size) -> Cost:
         """Measure a size on a patch small enough to be quick: a step costs as much as it has voxels."""
@@ -97,12 +97,9 @@ class _Search:
         most = PROBE_VOXELS[self.problem.dim] // (1 if self.budget.timed else 8)
         small = [rung for rung in self.ladder if math.prod(rung[1]) <= most]
         plan, patch = small[0] if small else self.ladder[-1]
-        cost = self.clock(self.spec(size, plan), patch)
-        if self.name != "unet":
-            return cost
-        return replace(
-            cost, parameters=outline(self.spec(size, self.ladder[0][0])).parameters
-        )  # it may have more stages
+        cost = self.clock(self.spec(size, plan, patch), patch)
+        largest = outline(self.spec(size, *self.ladder[0]))  # it may have more stages
+        return replace(cost, parameters=largest.parameters)
 
     def memory_room(self, cost: Cost) -> float:
         """How many voxels a batch may have for its memory."""
@@ -137,19 +134,20 @@ def _patches(name: str, problem: Problem) -> Iterator[tuple[Topology, tuple[int,
     """Yield the rungs of the ladder."""
     last: tuple[int, ...] = ()
     plans = tuple(smaller_patches(problem.spacing, problem.shape))
-    fixed = outline(network(name, sizes(name)[0], plans[0], problem.channels, problem.classes)).divisor
+    first = patch_of(name, plans[0], (1,) * problem.dim)
+    fixed = outline(network(name, sizes(name)[0], plans[0], first, problem.channels, problem.classes)).divisor
     for plan in plans:
-        patch = rounded_up(plan.patch, plan.divisor if name == "unet" else fixed)
+        patch = patch_of(name, plan, fixed)
         if patch != last and len(plan.strides) > 1:
             yield plan, patch
         last = patch
 
 
-def _allowed(name: str, problem: Problem, budget: Budget, plan: Topology) -> tuple[Size, ...]:
+def _allowed(name: str, problem: Problem, budget: Budget, plan: Topology, patch: tuple[int, ...]) -> tuple[Size, ...]:
     """Return the sizes, small to large, that have no more parameters than the budget allows."""
     if budget.params is None:
         return sizes(name)
-    specs = [network(name, size, plan, problem.channels, problem.classes) for size in sizes(name)]
+    specs = [network(name, size, plan, patch, problem.channels, problem.classes) for size in sizes(name)]
     counts = [outline(spec).parameters for spec in specs]
     if counts[0] > budget.params:
         raise OptionError(
@@ -169,7 +167,7 @@ def _fit_reference(search: _Search) -> Fit:
     if plan.voxels < least.voxels:
         raise _too_large("unet", memory_of(least, LEAST_BATCH, problem.classes), budget)
     return Fit(
-        Chosen(search.spec(size, plan), f"{described(size)}, the published size"),
+        Chosen(search.spec(size, plan, plan.patch), f"{described(size)}, the published size"),
         Chosen(plan.patch, f"the largest of which a batch of two fits into {budget.memory:.1f} GiB"),
         Chosen(batch, f"fits into {budget.memory:.1f} GiB and shows at most a twentieth of the data at once"),
         Chosen(round(need, 2), "from the size of all feature maps, by nnU-Net's measure"),
@@ -185,7 +183,7 @@ def _fit_memory(search: _Search) -> Fit:
     voxels = math.prod(patch)
     batch = max(LEAST_BATCH, min(int(room // voxels), search.reference_batch(plan)))
     return Fit(
-        Chosen(search.spec(size, plan), described(size)),
+        Chosen(search.spec(size, plan, patch), described(size)),
         Chosen(patch, f"the largest of which a batch of two fits into {budget.memory:.1f} GiB"),
         Chosen(batch, f"fits into {budget.memory:.1f} GiB and shows at most a twentieth of the data at once"),
         _memory(cost, voxels * batch),
@@ -203,7 +201,7 @@ def _fit_time(search: _Search, seconds: float) -> Fit:
     batch = max(least, min(int(room // voxels), most))
     step = _step(cost.seconds, voxels * batch, search.budget)
     return Fit(
-        Chosen(search.spec(size, plan), _why_size(search, size, steps, step.value, seconds)),
+        Chosen(search.spec(size, plan, patch), _why_size(search, size, steps, step.value, seconds)),
         Chosen(patch, _why_patch(search, patch, steps, room)),
         Chosen(batch, f"as many patches as time and memory have room for, up to a useful number; at least {least}"),
         _memory(cost, voxels * batch),
