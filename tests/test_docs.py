@@ -4,6 +4,8 @@ import ast
 import inspect
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 
 import pytest
@@ -88,3 +90,10 @@ def test_settings_on_pages_are_those_of_the_project(block):
 def _ours(node: ast.Import | ast.ImportFrom) -> bool:
     modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
     return all(module.split(".")[0] == "mambino" for module in modules)
+
+
+def test_the_page_lists_the_files_that_there_are():
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tools" / "list_files.py"), "--check"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
