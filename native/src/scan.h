@@ -135,7 +135,7 @@ MAMBINO_INLINE void prefetch(const mambino_rows &rows, int64_t batch, int64_t to
 
 template <class T>
 void fill(Tile<T> &tile, const mambino_scan &s, const mambino_rows &out, const Steps<T> &steps, const Steps<T> &next,
-          int64_t batch, const Block &b, const Vec<T> *v, int64_t W) {
+          int64_t batch, const Block &b, const Vec<T> *v, int64_t W, Vec<T> *slope = nullptr) {
     Vec<T> most = {};
     for (int t = 0; t < steps.count; t++) {
         const int64_t token = steps.token[t];
@@ -147,7 +147,13 @@ void fill(Tile<T> &tile, const mambino_scan &s, const mambino_rows &out, const S
         }
         const Vec<T> u = load_some(row<T>(s.u, batch, token) + b.channel, b.width);
         Vec<T> step = raw_step<T>(s, row<T>(s.delta, batch, token), b, v, W);
-        if (s.softplus) step = softplus<T>(step);
+        if (slope) {
+            const Sloped<T> both = s.softplus ? softplus_sloped<T>(step) : Sloped<T>{step, splat<T>(1)};
+            step = both.value;
+            slope[t] = both.slope;
+        } else if (s.softplus) {
+            step = softplus<T>(step);
+        }
         most = larger<T>(most, magnitude<T>(step));
         tile.step[t] = step;
         tile.input[t] = step * u;

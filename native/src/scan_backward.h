@@ -12,6 +12,7 @@ template <class T> struct TileBack : Tile<T> {
     Vec<T> u[CHUNK];
     Vec<T> slope[CHUNK];                            // of the step size over what went into softplus
     Vec<T> grad[CHUNK], outer[CHUNK];               // gradient of the output before the gate, and after it
+    Vec<T> z[CHUNK], gate[CHUNK];                   // of the gate, and its sigmoid
     Vec<T> into_input[CHUNK], into_step[CHUNK];     // gradients that the states leave
 };
 
@@ -26,8 +27,8 @@ template <class T> struct Sums {
     int64_t step_B, step_C;
 };
 
-// Run NB states through a chunk again, and the gradients back through them.
-template <class T, int NB, bool OWN, bool SAFE, bool GATE>
+// Run NB states through a chunk again, and the gradients back through them. FRESH: nothing was added to the sums yet.
+template <class T, int NB, bool OWN, bool SAFE, bool GATE, bool FRESH>
 void retreat(TileBack<T> &tile, const Steps<T> &steps, int64_t first, const Own<T> &own, const Sums<T> &sums, const Vec<T> *rates,
              const Vec<T> *start, Vec<T> *carry, Vec<T> *dA, Trace<T> &trace) {
     Vec<T> state[NB];
@@ -63,8 +64,9 @@ void retreat(TileBack<T> &tile, const Steps<T> &steps, int64_t first, const Own<
         for (int n = 0; n < NB; n++) {
             const Vec<T> b = coupling<T, OWN>(B, own_B, n), kept = trace.kept[t * NB + n];
             const Vec<T> g = back[n] + coupling<T, OWN>(C, own_C, n) * grad;
-            sum_C[n] += grad * (kept + input * b);
-            sum_B[n] += g * input;
+            const Vec<T> into_C = grad * (kept + input * b), into_B = g * input;
+            sum_C[n] = FRESH ? into_C : sum_C[n] + into_C;
+            sum_B[n] = FRESH ? into_B : sum_B[n] + into_B;
             into_input += g * b;
             const Vec<T> q = g * kept;
             rate_grad[n] += step * q;
@@ -78,16 +80,16 @@ void retreat(TileBack<T> &tile, const Steps<T> &steps, int64_t first, const Own<
     for (int n = 0; n < NB; n++) carry[n] = back[n], dA[n] = rate_grad[n];
 }
 
-template <class T, int NB, bool OWN, bool SAFE, bool GATE>
+template <class T, int NB, bool OWN, bool SAFE, bool GATE, bool FRESH>
 MAMBINO_INLINE int64_t retreat_while(TileBack<T> &tile, const Steps<T> &steps, const Own<T> &own, const Sums<T> &sums,
                                      const Layout<T> &at, Vec<T> *v, Trace<T> &trace, int64_t n) {
     for (; n + NB <= at.states; n += NB)
-        retreat<T, NB, OWN, SAFE, GATE>(tile, steps, n, own, sums, v + at.rates + n, v + at.state + n, v + at.carry + n,
+        retreat<T, NB, OWN, SAFE, GATE, FRESH>(tile, steps, n, own, sums, v + at.rates + n, v + at.state + n, v + at.carry + n,
                                         v + at.dA + n, trace);
     return n;
 }
 
-template <class T, bool SAFE, bool GATE>
+template <class T, bool SAFE, bool GATE, bool FRESH>
 void retreat_all(const mambino_scan &s, TileBack<T> &tile, const Steps<T> &steps, const Layout<T> &at, Vec<T> *v, Vec<T> *of_tokens,
                  int64_t stride, Trace<T> &trace) {
     const Own<T> own = own_couplings(s, steps, at, v);
@@ -95,11 +97,11 @@ void retreat_all(const mambino_scan &s, TileBack<T> &tile, const Steps<T> &steps
                           s.constant_B ? 0 : stride, s.constant_C ? 0 : stride};
     int64_t n = 0;
     if (own.B) {
-        retreat_while<T, 1, true, SAFE, GATE>(tile, steps, own, sums, at, v, trace, n);
+        retreat_while<T, 1, true, SAFE, GATE, false>(tile, steps, own, sums, at, v, trace, n);
         return;
     }
-    n = retreat_while<T, BACKWARD_STATES, false, SAFE, GATE>(tile, steps, own, sums, at, v, trace, n);
-    retreat_while<T, 1, false, SAFE, GATE>(tile, steps, own, sums, at, v, trace, n);
+    n = retreat_while<T, BACKWARD_STATES, false, SAFE, GATE, FRESH>(tile, steps, own, sums, at, v, trace, n);
+    retreat_while<T, 1, false, SAFE, GATE, FRESH>(tile, steps, own, sums, at, v, trace, n);
 }
 
 // What of each token is summed over channels: B, C and what the step size is made of.
@@ -109,7 +111,7 @@ template <class T>
 void fill_back(TileBack<T> &tile, const Task &task, const Steps<T> &steps, const Steps<T> &next, const Block &b, const Vec<T> *v,
                int64_t W) {
     const mambino_scan &s = *task.scan;
-    fill<T>(tile, s, task.gradients->u, steps, next, task.batch, b, v, W);
+    fill<T>(tile, s, task.gradients->u, steps, next, task.batch, b, v, W, tile.slope);
     for (int t = 0; t < steps.count; t++) {
         const int64_t token = steps.token[t];
         if (t < next.count) {
@@ -118,13 +120,12 @@ void fill_back(TileBack<T> &tile, const Task &task, const Steps<T> &steps, const
             if (s.z.data) prefetch<T, 1>(task.gradients->z, task.batch, next.token[t], b.channel);
         }
         tile.u[t] = load_some(row<T>(s.u, task.batch, token) + b.channel, b.width);
-        tile.slope[t] = splat<T>(1);
-        if (s.softplus) tile.slope[t] = sigmoid<T>(raw_step<T>(s, row<T>(s.delta, task.batch, token), b, v, W));
         const Vec<T> outer = load_some(row<T>(task.gradients->y, task.batch, token) + b.channel, b.width);
         tile.outer[t] = tile.grad[t] = outer;
         if (s.z.data) {
-            const Vec<T> z = load_some(row<T>(s.z, task.batch, token) + b.channel, b.width);
-            tile.grad[t] = outer * (z * sigmoid<T>(z));
+            tile.z[t] = load_some(row<T>(s.z, task.batch, token) + b.channel, b.width);
+            tile.gate[t] = sigmoid<T>(tile.z[t]);
+            tile.grad[t] = outer * (tile.z[t] * tile.gate[t]);
         }
         tile.into_input[t] = tile.into_step[t] = Vec<T>{};
     }
@@ -138,7 +139,7 @@ template <class T> MAMBINO_INLINE void put(const mambino_rows &rows, int64_t bat
 // Write what a chunk of a block gives to its own tokens, and add up the rest.
 template <class T>
 void finish_back(const TileBack<T> &tile, const Task &task, const Steps<T> &steps, const Block &b, const Layout<T> &at, Vec<T> *v,
-                 Vec<T> *sums, int64_t stride) {
+                 Vec<T> *sums, int64_t stride, bool fresh) {
     const mambino_scan &s = *task.scan;
     const mambino_scan_gradients &g = *task.gradients;
     for (int t = 0; t < steps.count; t++) {
@@ -149,14 +150,14 @@ void finish_back(const TileBack<T> &tile, const Task &task, const Steps<T> &step
         v[at.dD] += grad * tile.u[t];
         v[at.dD + 1] += into_step;
         if (s.z.data) {
-            const Vec<T> z = load_some(row<T>(s.z, task.batch, token) + b.channel, b.width), gate = sigmoid<T>(z);
-            const Vec<T> slope = gate * (1 + z * (1 - gate));
+            const Vec<T> slope = tile.gate[t] * (1 + tile.z[t] * (1 - tile.gate[t]));
             put<T>(g.z, task.batch, token, b, tile.outer[t] * tile.out[t] * slope, s.accumulate);
         }
         if (!s.rank) put<T>(g.delta, task.batch, token, b, into_step, s.accumulate);
         const T *from = row<T>(s.delta, task.batch, token);
         for (int64_t r = 0; r < s.rank; r++) {
-            sums[t * stride + 2 * s.states + r] += into_step * v[at.W + r];
+            Vec<T> &sum = sums[t * stride + 2 * s.states + r];
+            sum = fresh ? into_step * v[at.W + r] : sum + into_step * v[at.W + r];
             v[at.dW + r] += into_step * from[r];
         }
     }
@@ -181,17 +182,17 @@ template <class T> void load_saved(const mambino_scan &s, int64_t batch, int64_t
     for (int64_t n = 0; n < s.states; n++) h[n] = load_some(saved_row<T>(s, batch, chunk, n) + b.channel, b.width);
 }
 
-template <class T>
+template <class T, bool FRESH>
 void run_back(const Task &task, TileBack<T> &tile, const Steps<T> &steps, const Layout<T> &at, Vec<T> *v, Vec<T> *sums,
               int64_t stride, Trace<T> &trace) {
     const mambino_scan &s = *task.scan;
     const bool safe = !NATIVE_SCALE && !(tile.steepest * steepest_rate(at, v) <= Lanes<T>::most);
     if (s.z.data)
-        safe ? retreat_all<T, true, true>(s, tile, steps, at, v, sums, stride, trace)
-             : retreat_all<T, false, true>(s, tile, steps, at, v, sums, stride, trace);
+        safe ? retreat_all<T, true, true, FRESH>(s, tile, steps, at, v, sums, stride, trace)
+             : retreat_all<T, false, true, FRESH>(s, tile, steps, at, v, sums, stride, trace);
     else
-        safe ? retreat_all<T, true, false>(s, tile, steps, at, v, sums, stride, trace)
-             : retreat_all<T, false, false>(s, tile, steps, at, v, sums, stride, trace);
+        safe ? retreat_all<T, true, false, FRESH>(s, tile, steps, at, v, sums, stride, trace)
+             : retreat_all<T, false, false, FRESH>(s, tile, steps, at, v, sums, stride, trace);
 }
 
 // Blocks `task.first` to before `task.last` of one sample, all of one group.
@@ -209,6 +210,9 @@ template <class T> void backward(const Task &task) {
     }
     const int64_t stride = sum_width(s), chunks = (s.length + CHUNK - 1) / CHUNK;
     const bool summed = s.rank || !s.constant_B || !s.constant_C;
+    // Where both couplings are shared, the first block of a chunk writes what the others add to.
+    const bool fresh = !s.constant_B && !s.constant_C;
+    memset(sums, 0, sums_count<T>(s) * sizeof(Vec<T>));
     TileBack<T> tile;
     Steps<T> steps, next;
     next.seek(s, (chunks - 1) * CHUNK);
@@ -217,14 +221,16 @@ template <class T> void backward(const Task &task) {
         next.count = 0;
         if (chunk) next.seek(s, (chunk - 1) * CHUNK);
         steps.aim(s, task.batch, block_at<T>(s, task.first).group);
-        if (summed) memset(sums, 0, sums_count<T>(s) * sizeof(Vec<T>));
+        if (summed && !fresh) memset(sums, 0, sums_count<T>(s) * sizeof(Vec<T>));
         for (int64_t i = task.first; i < task.last; i++) {
             const Block b = block_at<T>(s, i);
             Vec<T> *const v = of(i);
             load_saved<T>(s, task.batch, chunk, b, v + at.state);
             fill_back(tile, task, steps, next, b, v, at.W);
-            run_back(task, tile, steps, at, v, sums, stride, trace);
-            finish_back(tile, task, steps, b, at, v, sums, stride);
+            const bool first = fresh && i == task.first;
+            first ? run_back<T, true>(task, tile, steps, at, v, sums, stride, trace)
+                  : run_back<T, false>(task, tile, steps, at, v, sums, stride, trace);
+            finish_back(tile, task, steps, b, at, v, sums, stride, first);
         }
         T *to = (T *)task.token_sums + chunk * CHUNK * stride;
         constexpr int lanes = Lanes<T>::count;

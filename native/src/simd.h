@@ -209,6 +209,16 @@ template <class T> MAMBINO_INLINE Vec<T> softplus(Vec<T> x) {
     return larger<T>(x, Vec<T>{}) + log1p_of<T>(exp_of<T>(-magnitude<T>(x)));
 }
 
+// Softplus with its slope, which is the sigmoid.
+template <class T> struct Sloped {
+    Vec<T> value, slope;
+};
+
+template <class T> MAMBINO_INLINE Sloped<T> softplus_sloped(Vec<T> x) {
+    const Vec<T> e = exp_of<T>(-magnitude<T>(x));
+    return {larger<T>(x, Vec<T>{}) + log1p_of<T>(e), (x < 0 ? e : splat<T>(1)) / (e + 1)};
+}
+
 template <class T> MAMBINO_INLINE Vec<T> sigmoid(Vec<T> x) {
     const Vec<T> e = exp_of<T>(-magnitude<T>(x));
     return (x < 0 ? e : splat<T>(1)) / (e + 1);

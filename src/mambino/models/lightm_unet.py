@@ -13,6 +13,7 @@ from mambino.nn.mamba import Mamba
 from mambino.nn.norm import RectifiedGroupNorm
 from mambino.nn.residual import GROUPS, ResConv, Up, check_stages
 from mambino.nn.tokens import channels_last, to_image, to_tokens
+from mambino.ops.linear import linear
 
 
 class LightMUNet(nn.Module):
@@ -117,7 +118,7 @@ class RVM(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         space, tokens = x.shape[2:], to_tokens(x)
         mixed = torch.addcmul(self.mamba(self.norm(tokens)), tokens, self.skip_scale)
-        return to_image(self.proj(self.norm(mixed)), space)
+        return to_image(linear(self.norm(mixed), self.proj.weight, self.proj.bias), space)
 
 
 class ResMamba(nn.Module):

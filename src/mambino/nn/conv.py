@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mambino.nn.dims import AVG_POOL, CONV, INSTANCE_NORM
+from mambino.ops.linear import linear
 
 
 class ConvBlock(nn.Module):
@@ -103,8 +104,16 @@ class SeparableConv(nn.Module):
         self.pointwise = CONV[dim](in_channels, out_channels, 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.pointwise(self.depthwise(x))
-        return result
+        if self.depthwise.kernel_size[0] > 1:
+            return pointwise(self.depthwise(x), self.pointwise)
+        scale, shift = self.depthwise.weight.flatten(), self.depthwise.bias  # a convolution of one voxel
+        y = x.movedim(1, -1) * scale
+        return pointwise((y if shift is None else y + shift).movedim(-1, 1), self.pointwise)
+
+
+def pointwise(x: Tensor, conv: nn.Conv2d | nn.Conv3d) -> Tensor:
+    """Convolve by a kernel of one voxel: a matrix product, where the channels of a voxel lie side by side."""
+    return linear(x.movedim(1, -1), conv.weight.flatten(1), conv.bias).movedim(-1, 1)
 
 
 class PixelShuffle(nn.Module):

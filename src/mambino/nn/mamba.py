@@ -6,9 +6,10 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import linear, silu
+from torch.nn.functional import silu
 
 from mambino.ops.causal_conv import causal_conv
+from mambino.ops.linear import linear
 from mambino.ops.selective_scan import scan_tokens
 
 TILE = 8192
@@ -72,14 +73,16 @@ class Mamba(nn.Module):
         self, tokens: Tensor, before: Tensor | None, state: Tensor | None
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Run a part of a sequence; `before` and `state` are what the part before it has left."""
-        x, z = self.in_proj(tokens).chunk(2, dim=-1)
+        x, z = linear(tokens, self.in_proj.weight, self.in_proj.bias).chunk(2, dim=-1)
         left = self._left(x, before)
         x = causal_conv(x, self.conv1d.weight[:, 0], self.conv1d.bias, before=before, silu=True)
         y, state = self._scan(x, z, state) if self.recurs else (x * self.D * silu(z), None)
         return linear(y, self.out_proj.weight, self.out_proj.bias), left, state
 
     def _scan(self, x: Tensor, z: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        step, enter, leave = self.x_proj(x).split_with_sizes([self.rank, self.state_size, self.state_size], -1)
+        step, enter, leave = linear(x, self.x_proj.weight).split_with_sizes(
+            [self.rank, self.state_size, self.state_size], -1
+        )
         return scan_tokens(
             x,
             step,

@@ -13,6 +13,7 @@ from mambino.nn.drop_path import DropPath
 from mambino.nn.mamba import initialise_steps
 from mambino.nn.transformer import MLP
 from mambino.ops.cross_scan import cross_scan
+from mambino.ops.linear import linear
 from mambino.ops.scan_paths import scan_paths
 
 
@@ -64,7 +65,7 @@ class SS2D(nn.Module):
 
     def forward(self, x: Float[Tensor, "b *s c"]) -> Float[Tensor, "b *s c"]:
         space = x.shape[1:-1]
-        x, z = self.in_proj(x).tensor_split([self.inner], -1)
+        x, z = linear(x, self.in_proj.weight).tensor_split([self.inner], -1)
         x = silu(self.conv(x.movedim(-1, 1))).movedim(1, -1)
         y = self.norm(self._scanned(x.flatten(1, -2), space).view(x.shape))
         if self.gate:
@@ -78,7 +79,7 @@ class SS2D(nn.Module):
         paths = len(self.x_proj)
         return cross_scan(
             tokens,
-            nn.functional.linear(tokens, self.x_proj.flatten(0, 1)),
+            linear(tokens, self.x_proj.flatten(0, 1)),
             -self.A_log.float().exp().view(paths, self.inner, -1),
             self.D.view(paths, -1),
             self.dt_proj,
