@@ -3,6 +3,8 @@
 Follows MrBlankness/LightM-UNet (Apache-2.0), commits 6b72e27 and b484335.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -116,9 +118,11 @@ class RVM(nn.Module):
         self.skip_scale = nn.Parameter(torch.ones(1))
 
     def forward(self, x: Tensor) -> Tensor:
-        space, tokens = x.shape[2:], to_tokens(x)
-        mixed = torch.addcmul(self.mamba(self.norm(tokens)), tokens, self.skip_scale)
-        return to_image(linear(self.norm(mixed), self.proj.weight, self.proj.bias), space)
+        return to_image(self.mamba(to_tokens(x), self._around), x.shape[2:])
+
+    def _around(self, mix: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
+        mixed = torch.addcmul(mix(self.norm(tokens)), tokens, self.skip_scale)
+        return linear(self.norm(mixed), self.proj.weight, self.proj.bias)
 
 
 class ResMamba(nn.Module):

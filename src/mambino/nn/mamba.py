@@ -1,6 +1,7 @@
 """Mamba: one sequence in, one out, each token seeing all before it."""
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -11,6 +12,15 @@ from torch.nn.functional import silu
 from mambino.ops.causal_conv import causal_conv
 from mambino.ops.linear import linear
 from mambino.ops.selective_scan import scan_tokens
+
+Around = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
+"""What is done to tokens around their mixing, which is its first argument; each token by itself."""
+
+
+def alone(mix: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
+    """Mix the tokens, and nothing else."""
+    return mix(tokens)
+
 
 TILE = 8192
 """Tokens that go through the block together where nothing is learnt: what is wider than the input stays this long."""
@@ -60,14 +70,28 @@ class Mamba(nn.Module):
             with torch.no_grad():
                 initialise_steps(self.dt_proj.weight, self.dt_proj.bias)
 
-    def forward(self, tokens: Float[Tensor, "b l c"]) -> Float[Tensor, "b l c"]:
+    def forward(self, tokens: Float[Tensor, "b l c"], around: Around = alone) -> Float[Tensor, "b l k"]:
+        """Mix the tokens; `around(mix, tokens)` does it with what belongs before and after, a token at a time.
+
+        Where nothing is learnt, long sequences go through all of it in parts, so that they stay in the nearer caches.
+        """
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or tokens.shape[1] <= TILE:
-            return self._tile(tokens, None, None)[0]
-        before, state, tiles = None, None, []
-        for tile in torch.split(tokens, TILE, 1):
-            y, before, state = self._tile(tile, before, state)
-            tiles.append(y)
-        return torch.cat(tiles, 1)
+            return around(lambda whole: self._tile(whole, None, None)[0], tokens)
+        before, state = None, None
+
+        def mix(part: Tensor) -> Tensor:
+            nonlocal before, state
+            y, before, state = self._tile(part, before, state)
+            return y
+
+        first, *others = torch.split(tokens, TILE, 1)
+        y = around(mix, first)
+        result = y.new_empty(y.shape[0], tokens.shape[1], y.shape[2])
+        places = iter(torch.split(result, TILE, 1))
+        next(places).copy_(y)
+        for place, part in zip(places, others, strict=True):
+            place.copy_(around(mix, part))
+        return result
 
     def _tile(
         self, tokens: Tensor, before: Tensor | None, state: Tensor | None
