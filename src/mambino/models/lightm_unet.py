@@ -3,13 +3,16 @@
 Follows MrBlankness/LightM-UNet (Apache-2.0), commits 6b72e27 and b484335.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
+from mambino.errors import OptionError
 from mambino.models.shapes import check_sides
 from mambino.nn.conv import SeparableConv
 from mambino.nn.dims import CONV, MAX_POOL
-from mambino.nn.mamba import Mamba
+from mambino.nn.mixers import Mixer, Scan, check_names, make_mixer
 from mambino.nn.norm import RectifiedGroupNorm
 from mambino.nn.residual import GROUPS, ResConv, Up, check_stages
 from mambino.nn.tokens import channels_last, to_image, to_tokens
@@ -26,6 +29,11 @@ class LightMUNet(nn.Module):
         decoder_blocks: residual blocks of each decoder stage, coarsest first.
         upsample: "interpolate" is linear; "deconv" and "pixelshuffle" learn it.
         dropout: share of channels dropped after the stem in training.
+        mixer: "scan" is Mamba; "conv" or "attention" of like width in its place; "none" leaves an RVM layer its
+            normalisation and projection alone.
+        scan: "identity" takes the recurrence out of Mamba, and leaves its projections, convolution and gate.
+        adjustment: whether the residual of an RVM layer has a learnable scale.
+        residual: whether an RVM layer has a residual.
     """
 
     def __init__(
@@ -39,13 +47,20 @@ class LightMUNet(nn.Module):
         decoder_blocks: tuple[int, ...] = (1, 1, 1),
         upsample: str = "interpolate",
         dropout: float = 0.0,
+        mixer: Mixer = "scan",
+        scan: Scan = "selective",
+        adjustment: bool = True,
+        residual: bool = True,
     ) -> None:
         super().__init__()
         check_stages("lightm_unet", width, blocks, decoder_blocks, upsample)
+        layer = Layer(mixer, scan, adjustment=adjustment, residual=residual)
         self.in_channels, self.divisor = in_channels, (2 ** (len(blocks) - 1),) * dim
         self.stem = self._stem(dim, in_channels, width)
         self.dropout = nn.Dropout(dropout)
-        self.stages = nn.ModuleList(_stage(dim, width * 2**i, count, first=i == 0) for i, count in enumerate(blocks))
+        self.stages = nn.ModuleList(
+            _stage(dim, width * 2**i, count, layer, first=i == 0) for i, count in enumerate(blocks)
+        )
         coarsest = len(blocks) - 1
         self.ups = nn.ModuleList(Up(dim, width * 2 ** (coarsest - j), upsample) for j in range(len(decoder_blocks)))
         self.decoder = nn.ModuleList(
@@ -101,32 +116,75 @@ class LightMUNetLegacy(LightMUNet):
         return CONV[dim](width, classes, 1)
 
 
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """What an RVM layer is made of; the defaults are the published one.
+
+    Attributes:
+        mixer, scan: of `nn.mixers.make_mixer`.
+        adjustment: whether the residual has a learnable scale.
+        residual: whether there is a residual.
+    """
+
+    mixer: Mixer = "scan"
+    scan: Scan = "selective"
+    adjustment: bool = True
+    residual: bool = True
+
+    def __post_init__(self) -> None:
+        check_names(self.mixer, self.scan)
+        if not self.mixes and not self.residual:
+            raise OptionError(
+                f"mixer {self.mixer!r} leaves nothing but the residual, and residual is {self.residual}",
+                hint="choose one of these",
+            )
+
+    @property
+    def mixes(self) -> bool:
+        """Whether there is a mixer."""
+        return self.mixer != "none"
+
+    @property
+    def adjusts(self) -> bool:
+        """Whether there is a scale to learn: a residual beside a mixer."""
+        return self.mixes and self.residual and self.adjustment
+
+
+PUBLISHED = Layer()
+
+
 class RVM(nn.Module):
     """Residual vision Mamba layer: the image read row by row as one sequence.
 
     One normalisation serves twice, before Mamba and after the scaled residual, as in the original.
     """
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, layer: Layer = PUBLISHED) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(in_channels)
-        self.mamba = Mamba(in_channels)
+        self.mamba = make_mixer(layer.mixer, in_channels, scan=layer.scan) if layer.mixes else None
         self.proj = nn.Linear(in_channels, out_channels)
-        self.skip_scale = nn.Parameter(torch.ones(1))
+        self.skip_scale = nn.Parameter(torch.ones(1)) if layer.adjusts else None
+        self.residual = layer.residual
 
     def forward(self, x: Tensor) -> Tensor:
-        space, tokens = x.shape[2:], to_tokens(x)
-        mixed = torch.addcmul(self.mamba(self.norm(tokens)), tokens, self.skip_scale)
-        return to_image(self.proj(self.norm(mixed)), space)
+        tokens = to_tokens(x)
+        mixed = tokens if self.mamba is None else self._added(self.mamba(self.norm(tokens)), tokens)
+        return to_image(self.proj(self.norm(mixed)), x.shape[2:])
+
+    def _added(self, mixed: Tensor, tokens: Tensor) -> Tensor:
+        if not self.residual:
+            return mixed
+        return mixed + tokens if self.skip_scale is None else torch.addcmul(mixed, tokens, self.skip_scale)
 
 
 class ResMamba(nn.Module):
     """Two normalised, rectified RVM layers and a residual connection."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, layer: Layer = PUBLISHED) -> None:
         super().__init__()
         self.norm1, self.norm2 = (RectifiedGroupNorm(GROUPS, width) for _ in range(2))
-        self.mix1, self.mix2 = RVM(width, width), RVM(width, width)
+        self.mix1, self.mix2 = RVM(width, width, layer), RVM(width, width, layer)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.mix1(self.norm1(x))
@@ -150,7 +208,7 @@ class ResUp(nn.Module):
         return result
 
 
-def _stage(dim: int, width: int, count: int, *, first: bool) -> nn.Sequential:
+def _stage(dim: int, width: int, count: int, layer: Layer, *, first: bool) -> nn.Sequential:
     """Halve the sides (but in the first stage), then residual Mamba blocks."""
-    down = nn.Identity() if first else nn.Sequential(RVM(width // 2, width), MAX_POOL[dim](2))
-    return nn.Sequential(down, *(ResMamba(width) for _ in range(count)))
+    down = nn.Identity() if first else nn.Sequential(RVM(width // 2, width, layer), MAX_POOL[dim](2))
+    return nn.Sequential(down, *(ResMamba(width, layer) for _ in range(count)))
