@@ -8,6 +8,7 @@ from mambino.models import MODELS, describe, divisor
 SMALLEST = {
     "lightm_unet": {"width": 8, "blocks": (1, 1), "decoder_blocks": (1,)},
     "lightm_unet_legacy": {"width": 8, "blocks": (1, 1), "decoder_blocks": (1,)},
+    "lightm_unet_paper": {"width": 6, "blocks": (2, 1)},
     "resenc_unet": {"features": (4, 6, 8), "blocks": (1, 2, 1), "decoder_convs": (1, 2)},
     "segresnet": {"width": 8, "blocks": (1, 1), "decoder_blocks": (1,)},
     "swin_encoder": {"depths": (2, 1), "heads": (1, 1), "window": 3},
@@ -37,6 +38,7 @@ PATCH = {"swin_unet": (32, 48), "unetr": (32, 48, 16)}
 PARAMETERS = {
     "lightm_unet": {2: 12043, 3: 12223},
     "lightm_unet_legacy": {2: 13152, 3: 15744},
+    "lightm_unet_paper": {2: 4945, 3: 5305},
     "resenc_unet": {2: 4268, 3: 11828},
     "segresnet": {2: 8507, 3: 24923},
     "swin_encoder": {2: 1338, 3: 2094},

@@ -11,7 +11,7 @@ from mambino.models import build, describe
 from mambino.models.cost import multiply_adds, parameters
 from tests.models.cases import UNUSED, sides, spec
 
-LIGHT = ("lightm_unet", "lightm_unet_legacy")
+LIGHT = ("lightm_unet", "lightm_unet_legacy", "lightm_unet_paper")
 CROSSED = ("swin_umamba", "swin_umamba_dagger", "swin_umamba_first", "vm_unet", "vmamba", "vmamba_backbone")
 WITHOUT_SCAN = [{"mixer": m} for m in ("conv", "attention", "none")] + [{"scan": "identity"}]
 RECURRENCE = {
@@ -58,7 +58,7 @@ def test_lightm_unet_without_scale_or_residual_runs_and_learns(name, options):
         check_learning(spec(name, dim, **options), name)
     lost = set(shapes(name)) - set(shapes(name, **options))
     assert {key.rpartition(".")[2] for key in lost if not inside(key)} == {"skip_scale"}
-    assert all(key.startswith("stages.") for key in lost)
+    assert all(key.startswith(("stages.", "bottom.")) for key in lost)
 
 
 @of_all
@@ -71,7 +71,7 @@ def test_a_twin_differs_from_its_network_in_the_layer_alone(name):
     assert not any(inside(key) for key in none)
     assert none.items() < rest().items()
     lost = {key for key in rest() if key not in none}
-    assert all(key.endswith((".norm.weight", ".norm.bias", ".skip_scale")) for key in lost)
+    assert all(key.split(".")[-2] in {"norm", "norm2"} or key.endswith(".skip_scale") for key in lost)
 
 
 @of_all

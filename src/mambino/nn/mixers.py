@@ -17,13 +17,14 @@ HEAD = 32
 """Channels of a head of attention, at least; fewer where the width has fewer."""
 
 
-def make_mixer(mixer: Mixer, width: int, *, scan: Scan = "selective") -> nn.Module:
+def make_mixer(mixer: Mixer, width: int, *, scan: Scan = "selective", norm: bool = False) -> nn.Module:
     """Return a module that mixes tokens [b l c], c being `width`.
 
     Args:
         mixer: "scan" is Mamba; "conv" and "attention" stand in its place; "none" lets tokens pass as they are.
         width: channels in and out.
         scan: "identity" takes the recurrence out of Mamba; it changes no other mixer.
+        norm: normalise what Mamba's scan gives, before its gate; it changes no other mixer.
 
     Raises:
         OptionError: one of the names is not known.
@@ -31,7 +32,7 @@ def make_mixer(mixer: Mixer, width: int, *, scan: Scan = "selective") -> nn.Modu
     check_names(mixer, scan)
     match mixer:
         case "scan":
-            return Mamba(width, scan=scan)
+            return Mamba(width, scan=scan, norm=norm)
         case "conv":
             return ConvMixer(width)
         case "attention":

@@ -42,6 +42,7 @@ SIZES: dict[str, tuple[Size, ...]] = {
     "umamba_enc_2024_01": _widths(8, 16, 32),
     "lightm_unet": _LIGHTM,
     "lightm_unet_legacy": _LIGHTM,
+    "lightm_unet_paper": (*_widths(8, 12, 16), {}),  # its own default keeps what the paper promises
     "segresnet": _widths(8, 16, 32),
     "swin_umamba": _widths(16, 32, 48, 96),
     "swin_umamba_dagger": _widths(16, 32, 48, 96),
