@@ -12,13 +12,14 @@ from mambino.models.cost import multiply_adds, parameters
 from tests.models.cases import UNUSED, sides, spec
 
 LIGHT = ("lightm_unet", "lightm_unet_legacy", "lightm_unet_paper")
+PARALLEL = ("ultralight_vm_unet",)
 CROSSED = ("swin_umamba", "swin_umamba_dagger", "swin_umamba_first", "vm_unet", "vmamba", "vmamba_backbone")
 WITHOUT_SCAN = [{"mixer": m} for m in ("conv", "attention", "none")] + [{"scan": "identity"}]
 RECURRENCE = {
-    **dict.fromkeys(LIGHT, frozenset({"A_log", "x_proj.weight", "dt_proj.weight", "dt_proj.bias"})),
+    **dict.fromkeys(LIGHT + PARALLEL, frozenset({"A_log", "x_proj.weight", "dt_proj.weight", "dt_proj.bias"})),
     **dict.fromkeys(CROSSED, frozenset({"A_log", "x_proj", "dt_proj", "dt_bias"})),
 }
-of_all = pytest.mark.parametrize("name", [*LIGHT, *CROSSED])
+of_all = pytest.mark.parametrize("name", [*LIGHT, *PARALLEL, *CROSSED])
 
 
 def shapes(name, **options):
