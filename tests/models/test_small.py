@@ -88,8 +88,8 @@ def test_logits_of_the_multi_kernel_network_come_at_every_stage_but_the_coarsest
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("ultralight_vm_unet", {"features": (8, 8, 8)}, "features needs 4 multiples of 4 or more, got"),
-        ("ultralight_vm_unet", {"features": (8, 8, 8, 6)}, "features needs 4 multiples of 4 or more, got"),
+        ("ultralight_vm_unet", {"features": (8, 8, 8)}, "ultralight_vm_unet: features needs 4 multiples of 4 or more, got"),
+        ("ultralight_vm_unet", {"features": (8, 8, 8, 6)}, "ultralight_vm_unet: features needs 4 multiples of 4 or more, got"),
         ("mk_unet", {"features": (8,)}, r"mk_unet: features needs two even numbers or more, got \(8,\)"),
         ("mk_unet", {"features": (8, 7)}, r"mk_unet: features needs two even numbers or more, got \(8, 7\)"),
         ("mk_unet", {"kernels": ()}, r"mk_unet: kernels needs one odd number or more, got \(\)"),
