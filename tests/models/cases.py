@@ -8,6 +8,8 @@ from mambino.models import MODELS, describe, divisor
 SMALLEST = {
     "lightm_unet": {"width": 8, "blocks": (1, 1), "decoder_blocks": (1,)},
     "lightm_unet_legacy": {"width": 8, "blocks": (1, 1), "decoder_blocks": (1,)},
+    "lightm_unet_paper": {"width": 6, "blocks": (2, 1)},
+    "mk_unet": {"features": (12, 24)},
     "resenc_unet": {"features": (4, 6, 8), "blocks": (1, 2, 1), "decoder_convs": (1, 2)},
     "segresnet": {"width": 8, "blocks": (1, 1), "decoder_blocks": (1,)},
     "swin_encoder": {"depths": (2, 1), "heads": (1, 1), "window": 3},
@@ -16,6 +18,7 @@ SMALLEST = {
     "swin_umamba_first": {"width": 8, "depths": (1, 1), "state_size": 2},
     "swin_unet": {"width": 4, "depths": (2, 1), "heads": (1, 2), "window": 2, "drop_path": 0.0},
     "swin_unetr": {"width": 4, "depths": (2, 1), "heads": (1, 2), "window": 3},
+    "ultralight_vm_unet": {"features": (4, 8, 8, 12)},
     "umamba_bot": {"features": (6, 8, 12), "blocks": (1, 1, 1), "decoder_blocks": (1, 1)},
     "umamba_bot_2024_01": {"features": (4, 6, 8), "blocks": (1, 2, 1), "decoder_blocks": (2, 1)},
     "umamba_enc": {"features": (12, 14), "blocks": (1, 1), "decoder_blocks": (1,)},
@@ -37,6 +40,8 @@ PATCH = {"swin_unet": (32, 48), "unetr": (32, 48, 16)}
 PARAMETERS = {
     "lightm_unet": {2: 12043, 3: 12223},
     "lightm_unet_legacy": {2: 13152, 3: 15744},
+    "lightm_unet_paper": {2: 4945, 3: 5305},
+    "mk_unet": {2: 8858},
     "resenc_unet": {2: 4268, 3: 11828},
     "segresnet": {2: 8507, 3: 24923},
     "swin_encoder": {2: 1338, 3: 2094},
@@ -45,6 +50,7 @@ PARAMETERS = {
     "swin_umamba_first": {2: 13590},
     "swin_unet": {2: 2674},
     "swin_unetr": {2: 10855, 3: 28135},
+    "ultralight_vm_unet": {2: 2751},
     "umamba_bot": {2: 9764, 3: 24020},
     "umamba_bot_2024_01": {2: 6730, 3: 16234},
     "umamba_enc": {2: 13821, 3: 40053},

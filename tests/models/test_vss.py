@@ -94,7 +94,7 @@ def test_the_twin_without_recurrence_trains_and_is_smaller(name):
     x = torch.randn(2, 2, 16, 16)
     sum(y.square().mean() for y in twin.scales(x)).backward()
     assert all(p.grad is not None for p in twin.parameters())
-    with pytest.raises(OptionError, match="scan 'fast' is not known"):
+    with pytest.raises(OptionError, match="there is no scan 'fast'"):
         build(spec(name, 2, scan="fast"))
 
 

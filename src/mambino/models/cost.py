@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 import mambino.ops.causal_conv  # noqa: F401 - defines an operator that is counted
+import mambino.ops.cross_scan  # noqa: F401 - as above
 from mambino.core.plan import NetworkSpec
 from mambino.models import build
 from mambino.ops.selective_scan.inputs import Inputs

@@ -14,6 +14,7 @@ from mambino.models.shapes import check_sides
 from mambino.nn.dims import CONV, INSTANCE_NORM
 from mambino.nn.drop_path import rising_rates
 from mambino.nn.init import he_normal, truncated_normal
+from mambino.nn.mixers import Mixer, Scan
 from mambino.nn.patches import PatchEmbed, PatchExpand
 from mambino.nn.ss2d import VSSBlock
 from mambino.nn.unetr_blocks import ResidualBlock, ResidualUp
@@ -32,7 +33,8 @@ class SwinUMamba(nn.Module):
         depths: blocks of each encoder stage, finest first.
         state_size: numbers of state a channel.
         drop_path: share of samples that pass by the last block of the encoder in training.
-        scan: "selective", or "identity" for the twin without the recurrence.
+        mixer: "scan" is SS2D; "conv" or "attention" of like width in its place; "none" leaves it out of every block.
+        scan: "identity" takes the recurrence out of SS2D, and leaves its projections, convolution, norm and gate.
     """
 
     deepest = True  # what comes out of the last stage of the encoder is used
@@ -47,15 +49,17 @@ class SwinUMamba(nn.Module):
         depths: tuple[int, ...] = (2, 2, 9, 2),
         state_size: int = 16,
         drop_path: float = 0.2,
-        scan: str = "selective",
+        mixer: Mixer = "scan",
+        scan: Scan = "selective",
     ) -> None:
         super().__init__()
         _check("swin_umamba", width, depths)
+        block: dict[str, Any] = {"state_size": state_size, "mixer": mixer, "scan": scan}
         self.in_channels, self.divisor = in_channels, (PATCH * 2 ** (len(depths) - 1),) * dim
         half = width // 2
         self.stem = nn.Sequential(CONV[dim](in_channels, half, 7, 2, 3), INSTANCE_NORM[dim](half, affine=True))
         self.embed = PatchEmbed(dim, half, width, 2)
-        self.encoder = VSSEncoder(dim, width, depths, drop_path=drop_path, state_size=state_size, scan=scan)
+        self.encoder = VSSEncoder(dim, width, depths, drop_path=drop_path, **block)
         self.apply(truncated_normal)
         widths = (half, *self.encoder.widths)
         self.skips = nn.ModuleList(
@@ -103,7 +107,7 @@ class SwinUMambaDagger(nn.Module):
     Args:
         dim: 2.
         in_channels, out_channels: of images and logits.
-        width, depths, state_size, drop_path, scan: as of `SwinUMamba`.
+        width, depths, state_size, drop_path, mixer, scan: as of `SwinUMamba`.
         decoder_depth: blocks of each decoder stage.
     """
 
@@ -118,19 +122,20 @@ class SwinUMambaDagger(nn.Module):
         decoder_depth: int = 2,
         state_size: int = 16,
         drop_path: float = 0.2,
-        scan: str = "selective",
+        mixer: Mixer = "scan",
+        scan: Scan = "selective",
     ) -> None:
         super().__init__()
         _check("swin_umamba_dagger", width, depths)
         if decoder_depth < 1:
             raise OptionError(f"swin_umamba_dagger: decoder_depth must be at least 1, got {decoder_depth}")
+        block: dict[str, Any] = {"state_size": state_size, "mixer": mixer, "scan": scan}
         self.in_channels, self.divisor = in_channels, (PATCH * 2 ** (len(depths) - 1),) * dim
         self.embed = PatchEmbed(dim, in_channels, width, PATCH)
-        self.encoder = VSSEncoder(dim, width, depths, drop_path=drop_path, state_size=state_size, scan=scan)
+        self.encoder = VSSEncoder(dim, width, depths, drop_path=drop_path, **block)
         self.apply(truncated_normal)
         widths = self.encoder.widths[-2::-1]
         rates = reversed(rising_rates(drop_path, decoder_depth * len(widths)))
-        block: dict[str, Any] = {"state_size": state_size, "scan": scan}
         self.expands = nn.ModuleList(PatchExpand(dim, 2 * w, w) for w in widths)
         self.joins = nn.ModuleList(nn.Linear(2 * w, w) for w in widths)
         self.decoder = nn.ModuleList(

@@ -3,6 +3,8 @@
 Follows JCruan519/VM-UNet (Apache-2.0), commit 43c495b.
 """
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from mambino.errors import OptionError
@@ -10,6 +12,7 @@ from mambino.models.shapes import check_sides
 from mambino.nn.dims import CONV
 from mambino.nn.drop_path import rising_rates
 from mambino.nn.init import truncated_normal
+from mambino.nn.mixers import Mixer, Scan
 from mambino.nn.patches import PatchEmbed, PatchExpand
 from mambino.nn.ss2d import VSSBlock
 from mambino.nn.vss_encoder import VSSEncoder
@@ -32,7 +35,8 @@ class VMUNet(nn.Module):
         decoder_depths: blocks of each decoder stage, coarsest first.
         state_size: numbers of state a channel.
         drop_path: share of samples that pass by the last block of the encoder, and the first of the decoder.
-        scan: "selective", or "identity" for the twin without the recurrence.
+        mixer: "scan" is SS2D; "conv" or "attention" of like width in its place; "none" leaves it out of every block.
+        scan: "identity" takes the recurrence out of SS2D, and leaves its projections, convolution, norm and gate.
     """
 
     def __init__(
@@ -46,19 +50,19 @@ class VMUNet(nn.Module):
         decoder_depths: tuple[int, ...] = (2, 2, 2, 1),
         state_size: int = 16,
         drop_path: float = 0.2,
-        scan: str = "selective",
+        mixer: Mixer = "scan",
+        scan: Scan = "selective",
     ) -> None:
         super().__init__()
         _check(width, depths, decoder_depths)
+        block: dict[str, Any] = {"state_size": state_size, "mixer": mixer, "scan": scan}
         self.in_channels, self.divisor = in_channels, (PATCH * 2 ** (len(depths) - 1),) * dim
         self.embed = PatchEmbed(dim, 3 if in_channels == 1 else in_channels, width, PATCH)
-        self.encoder = VSSEncoder(dim, width, depths, drop_path=drop_path, state_size=state_size, scan=scan)
+        self.encoder = VSSEncoder(dim, width, depths, drop_path=drop_path, **block)
         widths = self.encoder.widths[::-1]
         rates = reversed(rising_rates(drop_path, sum(decoder_depths)))
         self.decoder = nn.ModuleList(
-            nn.Sequential(
-                *(VSSBlock(dim, w, drop_path=next(rates), state_size=state_size, scan=scan) for _ in range(depth))
-            )
+            nn.Sequential(*(VSSBlock(dim, w, drop_path=next(rates), **block) for _ in range(depth)))
             for w, depth in zip(widths, decoder_depths, strict=True)
         )
         self.expands = nn.ModuleList(PatchExpand(dim, w, w // 2) for w in widths[:-1])

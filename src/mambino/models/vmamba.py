@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from mambino.errors import OptionError, ShapeError
 from mambino.models.shapes import check_sides
 from mambino.nn.init import truncated_normal
+from mambino.nn.mixers import Mixer, Scan
 from mambino.nn.patches import OverlappingEmbed, PatchEmbed
 from mambino.nn.vss_encoder import VSSEncoder
 
@@ -28,7 +29,8 @@ class VMamba(nn.Module):
         state_size: numbers of state a channel.
         expand: inner width of a scan over that of its stage.
         drop_path: share of samples that pass by the last block in training.
-        scan: "selective", or "identity" for the twin without the recurrence.
+        mixer: "scan" is SS2D; "conv" or "attention" of like width in its place; "none" leaves it out of every block.
+        scan: "identity" takes the recurrence out of SS2D, and leaves its projections, convolution, norm and gate.
     """
 
     kind = "classifier"
@@ -45,7 +47,8 @@ class VMamba(nn.Module):
         state_size: int = 16,
         expand: float = 2.0,
         drop_path: float = 0.2,
-        scan: str = "selective",
+        mixer: Mixer = "scan",
+        scan: Scan = "selective",
     ) -> None:
         super().__init__()
         if generation not in {1, 2}:
@@ -68,6 +71,7 @@ class VMamba(nn.Module):
             expand=expand,
             gate=not second,
             conv_bias=not second,
+            mixer=mixer,
             scan=scan,
         )
         self._add_head(out_channels)

@@ -40,10 +40,11 @@ class Mamba(nn.Module):
         bias: of the projections in and out.
         conv_bias: of the causal convolution.
         scan: "identity" leaves the recurrence out, and with it what only the recurrence uses; each channel of a
-            token passes by it as D times itself, and projections, convolution and gate stay.
+            token passes by it as D times itself, and projections, convolution, norm and gate stay.
+        norm: normalise what the scan gives, before the gate.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all that published blocks differ in
         self,
         width: int,
         *,
@@ -54,6 +55,7 @@ class Mamba(nn.Module):
         bias: bool = False,
         conv_bias: bool = True,
         scan: Literal["selective", "identity"] = "selective",
+        norm: bool = False,
     ) -> None:
         super().__init__()
         inner, self.rank, self.state_size = expand * width, rank or math.ceil(width / 16), state_size
@@ -65,6 +67,7 @@ class Mamba(nn.Module):
             self.dt_proj = nn.Linear(self.rank, inner)
             self.A_log = nn.Parameter(torch.arange(1, state_size + 1, dtype=torch.float32).log().repeat(inner, 1))
         self.D = nn.Parameter(torch.ones(inner))
+        self.norm = nn.LayerNorm(inner) if norm else None
         self.out_proj = nn.Linear(inner, width, bias=bias)
         if self.recurs:
             with torch.no_grad():
@@ -100,10 +103,13 @@ class Mamba(nn.Module):
         x, z = linear(tokens, self.in_proj.weight, self.in_proj.bias).chunk(2, dim=-1)
         left = self._left(x, before)
         x = causal_conv(x, self.conv1d.weight[:, 0], self.conv1d.bias, before=before, silu=True)
-        y, state = self._scan(x, z, state) if self.recurs else (x * self.D * silu(z), None)
+        gates = self.recurs and self.norm is None  # then the scan does, in one go
+        y, state = self._scan(x, z if gates else None, state) if self.recurs else (x * self.D, None)
+        y = y if self.norm is None else self.norm(y)
+        y = y if gates else y * silu(z)
         return linear(y, self.out_proj.weight, self.out_proj.bias), left, state
 
-    def _scan(self, x: Tensor, z: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _scan(self, x: Tensor, z: Tensor | None, state: Tensor | None) -> tuple[Tensor, Tensor]:
         step, enter, leave = linear(x, self.x_proj.weight).split_with_sizes(
             [self.rank, self.state_size, self.state_size], -1
         )

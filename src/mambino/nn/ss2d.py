@@ -1,16 +1,17 @@
 """SS2D: a scan along every axis of an image, both ways; and the block round it."""
 
 import math
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from mambino.errors import OptionError
 from mambino.nn.dims import CONV
 from mambino.nn.drop_path import DropPath
 from mambino.nn.mamba import initialise_steps
+from mambino.nn.mixers import Attention, GridConv, Mixer, Scan, check_names
 from mambino.nn.transformer import MLP
 from mambino.ops.cross_scan import cross_scan
 from mambino.ops.linear import linear
@@ -42,11 +43,10 @@ class SS2D(nn.Module):
         expand: float = 2.0,
         gate: bool = True,
         conv_bias: bool = True,
-        scan: str = "selective",
+        scan: Scan = "selective",
     ) -> None:
         super().__init__()
-        if scan not in {"selective", "identity"}:
-            raise OptionError(f"scan {scan!r} is not known", hint="use selective or identity")
+        check_names("scan", scan)
         inner, rank, paths = int(expand * width), math.ceil(width / 16), 2 * dim
         self.inner, self.gate, self.scan = inner, gate, scan
         self.in_proj = nn.Linear(width, inner * (1 + gate), bias=False)
@@ -95,15 +95,26 @@ class VSSBlock(nn.Module):
         dim, width: as of `SS2D`.
         mlp_ratio: inner width of the perceptron over `width`; 0 leaves it out.
         drop_path: share of samples that pass a branch by in training.
+        mixer: "scan" is SS2D; "conv" or "attention" of like width in its place; "none" leaves the branch out.
         options: of `SS2D`.
     """
 
     def __init__(
-        self, dim: int, width: int, *, mlp_ratio: float = 0.0, drop_path: float = 0.0, **options: object
+        self,
+        dim: int,
+        width: int,
+        *,
+        mlp_ratio: float = 0.0,
+        drop_path: float = 0.0,
+        mixer: Mixer = "scan",
+        **options: Any,
     ) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.mixer = SS2D(dim, width, **options)  # type: ignore[arg-type]
+        self.mixes = mixer != "none"
+        check_names(mixer, options.get("scan", "selective"))
+        if self.mixes:
+            self.norm = nn.LayerNorm(width)
+            self.mixer = _mixer(mixer, dim, width, options)
         self.drop_path = DropPath(drop_path)
         if mlp_ratio > 0:
             self.norm2 = nn.LayerNorm(width)
@@ -111,5 +122,12 @@ class VSSBlock(nn.Module):
         self.has_mlp = mlp_ratio > 0
 
     def forward(self, x: Float[Tensor, "b *s c"]) -> Float[Tensor, "b *s c"]:
-        x = x + self.drop_path(self.mixer(self.norm(x)))
+        if self.mixes:
+            x = x + self.drop_path(self.mixer(self.norm(x)))
         return x + self.drop_path(self.mlp(self.norm2(x))) if self.has_mlp else x
+
+
+def _mixer(mixer: Mixer, dim: int, width: int, options: dict[str, Any]) -> nn.Module:
+    if mixer == "conv":
+        return GridConv(dim, width, expand=options.get("expand", 2.0))
+    return Attention(width) if mixer == "attention" else SS2D(dim, width, **options)

@@ -1,6 +1,7 @@
 """The encoder that VMamba, VM-UNet and Swin-UMamba share: visual state-space blocks at ever coarser stages."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -31,13 +32,13 @@ class VSSEncoder(nn.Module):
         *,
         drop_path: float = 0.0,
         merging: str = "patch",
-        **options: object,
+        **options: Any,
     ) -> None:
         super().__init__()
         rates = iter(rising_rates(drop_path, sum(depths)))
         self.widths = tuple(width * 2**i for i in range(len(depths)))
         self.stages = nn.ModuleList(
-            nn.Sequential(*(VSSBlock(dim, w, drop_path=next(rates), **options) for _ in range(depth)))  # type: ignore[arg-type]
+            nn.Sequential(*(VSSBlock(dim, w, drop_path=next(rates), **options) for _ in range(depth)))
             for w, depth in zip(self.widths, depths, strict=True)
         )
         self.merges = nn.ModuleList(

@@ -39,7 +39,7 @@ class _Linear(torch.autograd.Function):
             return functional.linear(x, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         rows = grad.flatten(0, -2)
         into_x = grad @ weight if ctx.needs_input_grad[0] else None

@@ -24,6 +24,10 @@ def _widths(*widths: int) -> tuple[Size, ...]:
     return tuple({"width": width} for width in widths)
 
 
+def _features(*features: tuple[int, ...]) -> tuple[Size, ...]:
+    return tuple({"features": widths} for widths in features)
+
+
 STAGED = frozenset({"unet", "resenc_unet", "umamba_bot", "umamba_bot_2024_01", "umamba_enc", "umamba_enc_2024_01"})
 """Networks of nnU-Net's family: their stages follow from the patch, and each may give logits."""
 
@@ -42,6 +46,8 @@ SIZES: dict[str, tuple[Size, ...]] = {
     "umamba_enc_2024_01": _widths(8, 16, 32),
     "lightm_unet": _LIGHTM,
     "lightm_unet_legacy": _LIGHTM,
+    "lightm_unet_paper": (*_widths(8, 12, 16), {}),  # its own default keeps what the paper promises
+    "mk_unet": _features((4, 8, 16, 24, 32), (8, 16, 32, 48, 80), (16, 32, 64, 96, 160)),
     "segresnet": _widths(8, 16, 32),
     "swin_umamba": _widths(16, 32, 48, 96),
     "swin_umamba_dagger": _widths(16, 32, 48, 96),
@@ -54,6 +60,7 @@ SIZES: dict[str, tuple[Size, ...]] = {
         {"width": 16, "hidden": 768, "mlp": 3072, "heads": 12},
     ),
     "vm_unet": _widths(16, 32, 48, 96),
+    "ultralight_vm_unet": _features((8, 8, 12, 16, 24, 32), (8, 16, 24, 32, 48, 64)),
 }
 """Sizes from small to large; the last is the published one. Others come in their published size alone."""
 
