@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from mambino.preprocessing import preprocess
     from mambino.training import train
     from mambino.weights.bundle import info
+    from mambino.weights.conversion import convert
     from mambino.workflow import run
 
 _HOME = {
@@ -81,12 +82,14 @@ _HOME = {
     "mambino.preprocessing": ("preprocess",),
     "mambino.training": ("train",),
     "mambino.weights.bundle": ("info",),
+    "mambino.weights.conversion": ("convert",),
     "mambino.workflow": ("run",),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [  # noqa: RUF022 - in the order of the path
-    "check", "plan", "preprocess", "train", "predict", "evaluate", "run", "list_models", "cost", "info", "doctor",
+    "check", "plan", "preprocess", "train", "predict", "evaluate", "run",
+    "list_models", "cost", "convert", "info", "doctor",
     "CheckOptions", "PlanOptions", "PreprocessOptions", "TrainOptions", "PredictOptions", "EvaluateOptions",
     "RunOptions",
     "Grid", "Image", "Segmentation", "Labels", "Case", "Dataset", "Plan", "Config", "NetworkSpec",

@@ -268,6 +268,31 @@ def cost(
 
 
 @app.command
+def convert(
+    file: Path,
+    /,
+    *,
+    output: Path,
+    model: str | None = None,
+    entry: str | None = None,
+    json: Json = False,
+) -> None:
+    """Turn a checkpoint that authors published, or that nnU-Net trained, into a bundle; runs nothing that it holds.
+
+    Args:
+        file: a checkpoint of torch or a .safetensors file; or a folder of nnU-Net with one trained fold.
+        output: the bundle, a .safetensors file.
+        model: the network that it must be; recognised if not given.
+        entry: of the file, where it holds several networks: model, model_ema.
+        json: print what came of it as JSON.
+    """
+    from mambino.weights.conversion import convert as convert_weights
+
+    made = convert_weights(file, output, model=model, entry=entry)
+    return tables.show_json(made) if json else tables.show_conversion(made)
+
+
+@app.command
 def info(file: Path, /, *, json: Json = False) -> None:
     """Say what a bundle holds: network, data, labels, score and origin; loads no weights."""
     from mambino.weights.bundle import info as bundle_info

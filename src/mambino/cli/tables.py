@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from mambino.core.findings import Findings
     from mambino.core.report import Choice, Report
     from mambino.models.cost import Cost
+    from mambino.weights.conversion import Conversion
 
 
 def show_findings(findings: "Findings") -> None:
@@ -86,6 +87,26 @@ def show_cost(counted: "Cost") -> None:
     console.table([f"{counted.network.name}, {joined(counted.size)}", "", ""], rows)
     if counted.note:
         console.say(f"note: {counted.note}")
+
+
+def show_conversion(made: "Conversion") -> None:
+    """Print what came of a checkpoint, and what to check before it is used."""
+    network = made.network
+    dropped = ", ".join(f"{count} ({why})" for why, count in made.dropped.items())
+    rows = [
+        ("weights of", made.source),
+        ("network", f"{network.name}, {network.dim}D, {network.in_channels} in, {network.out_channels} out"),
+        ("options", ", ".join(f"{k}={v}" for k, v in network.options.items())),
+        ("parameters", f"{made.parameters:,}"),
+        ("plan", made.config or "none in the file"),
+        ("left out", dropped or "nothing"),
+        ("licence", made.licence),
+        ("sha256", made.sha256),
+    ]
+    console.table(["", ""], rows)
+    for sentence in made.check:
+        console.say(f"check: {sentence}")
+    console.say(f"bundle: {made.bundle}")
 
 
 def show_json(value: Any) -> None:

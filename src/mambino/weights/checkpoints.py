@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from mambino.errors import OptionError, WeightsError
@@ -63,9 +65,6 @@ def read_checkpoint(path: Path, entry: str | None = None) -> Checkpoint:
 
 
 def _content(path: Path) -> Any:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     try:
         if path.suffix.lower() == ".safetensors":
             return load_file(path)

@@ -43,7 +43,7 @@ class Blank(dict[Any, Any], metaclass=_Blanks):
         return self is other
 
     def __new__(cls, *_: Any, **__: Any) -> "Blank":
-        return dict.__new__(cls)
+        return super().__new__(cls)
 
     def __setstate__(self, state: Any) -> None:
         """Keep attributes as items; anything else is passed over."""
@@ -64,6 +64,7 @@ class _Function:
     """One of our functions under the name of another; it cannot be changed by a file."""
 
     __slots__ = ("_call",)
+    _call: Callable[..., Any]
 
     def __init__(self, call: Callable[..., Any]) -> None:
         object.__setattr__(self, "_call", call)
@@ -104,13 +105,13 @@ def _bytes(text: Any, encoding: Any = "") -> bytes:
     return text.encode("latin1")
 
 
-def _class(name: str) -> type:
-    return _Blanks(name, (Blank,), {"__slots__": ()})
+def _class(name: str) -> type[Blank]:
+    kind: Any = _Blanks(name, (Blank,), {"__slots__": ()})
+    return kind  # type: ignore[no-any-return]
 
 
-def _blank(name: str) -> Any:
-    kind = _class(name)
-    return kind.__new__(kind)
+def _blank(name: str) -> Blank:
+    return Blank.__new__(_class(name))
 
 
 def _blanked(name: str) -> Callable[..., Any]:
@@ -119,9 +120,9 @@ def _blanked(name: str) -> Callable[..., Any]:
 
 _SCALAR, _RECONSTRUCT = _Function(_number), _Function(_blanked("numpy array"))
 _CALLS: dict[str, Any] = {
-    "torch._utils._rebuild_tensor": _Function(_utils._rebuild_tensor),  # type: ignore[no-untyped-call]
-    "torch._utils._rebuild_tensor_v2": _Function(_utils._rebuild_tensor_v2),  # type: ignore[no-untyped-call]
-    "torch._utils._rebuild_parameter": _Function(_utils._rebuild_parameter),  # type: ignore[no-untyped-call]
+    "torch._utils._rebuild_tensor": _Function(_utils._rebuild_tensor),
+    "torch._utils._rebuild_tensor_v2": _Function(_utils._rebuild_tensor_v2),
+    "torch._utils._rebuild_parameter": _Function(_utils._rebuild_parameter),
     "torch.device": _Function(_blanked("torch.device")),
     "torch.Size": _Function(tuple),
     "collections.OrderedDict": collections.OrderedDict,
@@ -138,7 +139,7 @@ _CALLS: dict[str, Any] = {
 """What a file may call, by name: each is harmless whatever it is given."""
 
 
-class Unpickler(pickle.Unpickler):
+class Unpickler(pickle.Unpickler):  # noqa: S301 - the names a file may use are in _CALLS
     """Reads what a pickle holds and runs nothing that it names."""
 
     def find_class(self, module: str, name: str) -> Any:

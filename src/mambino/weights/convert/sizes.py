@@ -223,7 +223,14 @@ _READERS: dict[str, Callable[[str, Shapes, Hints], Found]] = dict(
         ((name, _staged) for name in _STAGED),
         (
             (name, _visual)
-            for name in ("vm_unet", "vmamba", "vmamba_backbone", "swin_umamba", "swin_umamba_first", "swin_umamba_dagger")
+            for name in (
+                "vm_unet",
+                "vmamba",
+                "vmamba_backbone",
+                "swin_umamba",
+                "swin_umamba_first",
+                "swin_umamba_dagger",
+            )
         ),
         ((name, _windowed) for name in ("swin_unet", "swin_unetr", "swin_encoder")),
         (("unetr", _transformer),),
