@@ -293,6 +293,19 @@ def convert(
 
 
 @app.command
+def weights(*, json: Json = False) -> None:
+    """List the weights that authors published: where to get them, licence, what is claimed and what we measured."""
+    from mambino.weights.published import list_weights
+
+    published = list_weights()
+    if json:
+        return tables.show_json(published)
+    rows = [(p.network, p.weights, p.file, p.where, p.licence, p.claimed, p.measured or "-") for p in published]
+    console.table(["network", "trained on", "file", "where", "licence", "claimed", "measured"], rows)
+    return console.say("repositories are those of the papers; whether a file lies there was not looked up")
+
+
+@app.command
 def info(file: Path, /, *, json: Json = False) -> None:
     """Say what a bundle holds: network, data, labels, score and origin; loads no weights."""
     from mambino.weights.bundle import info as bundle_info
