@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mambino.cli.app import main
+from mambino.cli.app import dispatch, main
 from mambino.core.plan import NetworkSpec, Normalise
 from mambino.errors import OptionError, WeightsError
 from mambino.models import build
@@ -185,6 +185,15 @@ def refused(content, path, words, kind=WeightsError):
         ({"normalization_schemes": ["CTNormalization"]}, "does not state mean, std, percentile_00_5, percentile_99_5"),
         ({"normalization_schemes": []}, "states 0 ways to scale intensities for 1 channels"),
         ({"resampling_fn_data": "resample_torch"}, "resamples data by resample_torch, which a bundle cannot say"),
+        ({"spacing": ["wide", 1.0]}, "is not as nnU-Net writes it: could not convert string"),
+        (
+            {"architecture": {"arch_kwargs": {"nonlin": "torch.nn.ReLU"}}},
+            "has a network with nonlin torch.nn.ReLU, but ours have LeakyReLU",
+        ),
+        (
+            {"architecture": {"arch_kwargs": {"norm_op_kwargs": {"eps": 1e-3}}}},
+            "and nonlin_kwargs .*, but ours have eps 1e-05 and a negative_slope",
+        ),
         ({"patch_size": None}, "in the plan of .* does not state patch_size"),
         (
             {"resampling_fn_data_kwargs": {"force_separate_z": True}},
@@ -380,6 +389,8 @@ def test_the_command_prints_what_came_of_it(lightm, tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["convert", str(path), "-o", str(out), "--json"])
     assert json.loads(capsys.readouterr().out)["network"]["name"] == "lightm_unet"
+    dispatch(["info", str(out)])
+    assert "Dataset702_AbdomenMR; converted from c.pth, sha256" in capsys.readouterr().out
     path.write_bytes(b"")
     with pytest.raises(SystemExit) as stopped:
         main(["convert", str(path), "-o", str(out)])

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.config import Toml
@@ -19,6 +19,9 @@ from mambino.core.options import (
     TrainOptions,
 )
 from mambino.errors import OptionError
+
+if TYPE_CHECKING:
+    from mambino.core.provenance import Provenance
 
 Flat = Parameter(name="*")
 Json = Annotated[bool, Parameter(name="--json", negative="")]
@@ -322,10 +325,7 @@ def info(file: Path, /, *, json: Json = False) -> None:
         ("labels", ", ".join(header.labels.names)),
         ("spacing", tables.joined(config.spacing)),
         ("patch", tables.joined(config.patch)),
-        (
-            "trained on",
-            f"{origin.dataset}, {origin.cases} cases, {origin.steps} steps, {console.duration(origin.seconds)}",
-        ),
+        ("trained on", _training(origin)),
         ("validation Dice", "-" if origin.score is None else f"{origin.score:.4f}"),
         ("made with", ", ".join(f"{k} {v}" for k, v in origin.versions.items())),
     ]
@@ -343,6 +343,13 @@ def doctor(*, json: Json = False) -> None:
     console.table(["", ""], [*examined.versions.items(), *examined.machine.items()])
     rows = [(p.operator, p.device, p.path, "yes" if p.used else "", p.milliseconds, p.note) for p in examined.paths]
     return console.table(["operator", "device", "path", "used", "ms", ""], rows)
+
+
+def _training(origin: "Provenance") -> str:
+    """Say what weights were learnt from, or which checkpoint they are from."""
+    if origin.source:
+        return f"{origin.dataset or 'not stated'}; converted from {origin.source}, licence {origin.licence}"
+    return f"{origin.dataset}, {origin.cases} cases, {origin.steps} steps, {console.duration(origin.seconds)}"
 
 
 def _complain_of(cases: tuple[str, ...], what: str) -> int:

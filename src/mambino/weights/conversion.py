@@ -20,7 +20,7 @@ from mambino.weights.bundle import Bundle, digest, save
 from mambino.weights.checkpoints import Checkpoint, read_checkpoint
 from mambino.weights.convert import Source, load_state, recognise
 from mambino.weights.convert.bare import assumed
-from mambino.weights.convert.plans import Planned, config_of, labels_of, planned
+from mambino.weights.convert.plans import Planned, config_of, labels_of, planned, understood
 from mambino.weights.convert.rules import translated
 from mambino.weights.convert.sizes import Hints, infer
 
@@ -93,14 +93,17 @@ def convert(file: Path, output: Path, *, model: str | None = None, entry: str | 
     source = recognise(checkpoint.state)
     if model is not None and model != source.model:
         raise OptionError(f"{path} holds {source.model} ({source.name}), not {model}", hint="leave out --model")
-    plan = planned(_with_plan_beside(checkpoint.beside, path), path)
     state = _flattened(checkpoint.state, source)
+    with understood(path):
+        plan = planned(_with_plan_beside(checkpoint.beside, path), path)
+        hints = _hints(plan, state)
     ours, _ = translated(state, source)
-    found = infer(source.model, {name: tuple(x.shape) for name, x in ours.items()}, _hints(plan, state))
+    found = infer(source.model, {name: tuple(x.shape) for name, x in ours.items()}, hints)
     network = build(found.spec)
     dropped = load_state(network, state, source)
     spec, network, said = _with_background(found.spec, network, plan, path)
-    setting = _setting(plan, spec, found.spec.out_channels, path)
+    with understood(path):
+        setting = _setting(plan, spec, found.spec.out_channels, path)
     sha256 = digest(path)
     provenance = Provenance(
         dataset=setting.dataset,

@@ -1,13 +1,14 @@
 """nnU-Net's plan, which its checkpoints carry: how images are prepared, as our configuration says it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from mambino.core.labels import Labels
 from mambino.core.plan import Config, NetworkSpec, Normalise, Recipe, Resample
-from mambino.errors import DataError, WeightsError
+from mambino.errors import DataError, Error, WeightsError
 from mambino.imageio.description import described
 from mambino.models import divisor
 from mambino.weights.convert.sizes import Hints
@@ -19,6 +20,23 @@ _NO_DEPTH = 999.0  # spacing that nnU-Net gives the third axis of a picture, or 
 _SCHEMES = {"CTNormalization": "ct", "ZScoreNormalization": "zscore", "NoNormalization": "none"} | {
     "RGBTo01Normalization": "rgb"
 }
+
+
+@contextmanager
+def understood(path: Path) -> Iterator[None]:
+    """Say which file it is of, where a plan holds text in the place of numbers, or the like.
+
+    Raises:
+        WeightsError: the plan is not as nnU-Net writes it.
+    """
+    try:
+        yield
+    except Error:
+        raise
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
+        raise WeightsError(
+            f"the plan of {path} is not as nnU-Net writes it: {error}", hint="compare it with the plans.json it is from"
+        ) from None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,8 +91,34 @@ def planned(beside: Mapping[str, Any], path: Path) -> Planned | None:
             f"{settings['previous_stage']} as input, which a bundle cannot",
             hint="convert the configuration 3d_fullres, 3d_lowres or 2d",
         )
+    _check_architecture(settings, path)
     mirror = beside.get("inference_allowed_mirroring_axes") or ()
     return Planned(name, settings, plans, arguments.get("dataset_json") or {}, tuple(int(axis) for axis in mirror))
+
+
+_FIXED: dict[str, tuple[str, ...]] = {
+    "norm_op": ("InstanceNorm2d", "InstanceNorm3d"),
+    "nonlin": ("LeakyReLU",),
+    "dropout_op": ("None",),
+    "nonlin_first": ("False",),
+}
+"""What no shape of weights shows, and what it is in our networks; by the last part of its name."""
+
+
+def _check_architecture(settings: Mapping[str, Any], path: Path) -> None:
+    """Refuse activations, normalisations and dropout other than those of our networks."""
+    arguments = (settings.get("architecture") or {}).get("arch_kwargs") or {}
+    for key, allowed in _FIXED.items():
+        if key in arguments and str(arguments[key]).rpartition(".")[2] not in allowed:
+            raise WeightsError(
+                f"{path} has a network with {key} {arguments[key]}, but ours have {' or '.join(allowed)}",
+            )
+    norm, slope = arguments.get("norm_op_kwargs") or {}, arguments.get("nonlin_kwargs") or {}
+    if norm.get("eps", 1e-5) != 1e-5 or slope.get("negative_slope", 0.01) != 0.01:
+        raise WeightsError(
+            f"{path} has a network with norm_op_kwargs {norm} and nonlin_kwargs {slope}, but ours have eps 1e-05 and a "
+            "negative_slope of 0.01"
+        )
 
 
 def _inherited(configurations: Mapping[str, Any], name: str, path: Path) -> Mapping[str, Any]:
