@@ -5,6 +5,8 @@ import math
 import re
 from dataclasses import replace
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -134,6 +136,16 @@ def test_a_checkpoint_of_nnunet_carries_its_plan_into_the_bundle(lightm, tmp_pat
     assert origin.licence == "Apache-2.0"
     assert origin.dropped["optimizer_state"] == "not weights"
     assert (made.source, made.config, made.network.options["width"]) == ("LightM-UNet", "used", 8)
+
+
+def test_a_converted_bundle_segments_without_anything_else(lightm, tmp_path):
+    _, content, path = lightm
+    torch.save(content, path)
+    bundle = convert(path, tmp_path / "m.safetensors").bundle
+    voxels = np.random.default_rng(0).normal(size=(40, 36, 5)).astype(np.float32)
+    nib.save(nib.Nifti1Image(voxels, np.diag([1.0, 1.0, 3.0, 1.0])), tmp_path / "image.nii.gz")
+    assert dispatch(["predict", str(bundle), str(tmp_path / "image.nii.gz"), "-o", str(tmp_path / "masks")]) == 0
+    assert nib.load(tmp_path / "masks" / "image.nii.gz").shape == voxels.shape
 
 
 def test_ct_and_other_schemes_masks_orders_and_regions_are_kept(lightm, tmp_path):
@@ -395,3 +407,25 @@ def test_the_command_prints_what_came_of_it(lightm, tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["convert", str(path), "-o", str(out)])
     assert stopped.value.code == 4
+
+
+def test_layers_of_vmamba_stored_as_convolutions_of_one_pixel_are_matrices(tmp_path):
+    asked = {"width": 4, "depths": (1, 1), "generation": 2, "state_size": 1, "expand": 1.0}
+    network = build(NetworkSpec(name="vmamba", dim=2, in_channels=3, out_channels=5, options=asked)).eval()
+    inner = {"x_proj": "x_proj_weight", "dt_proj": "dt_projs_weight", "dt_bias": "dt_projs_bias", "A_log": "A_logs"}
+    inner |= {"D": "Ds", "conv": "conv2d", "norm": "out_norm", "in_proj": "in_proj", "out_proj": "out_proj"}
+    embed = {"proj": "0", "norm": "2", "proj2": "5", "norm2": "7"}
+    state = {}
+    for key, value in network.state_dict().items():
+        name = re.sub(r"^embed\.(\w+)\.", lambda m: f"patch_embed.{embed[m[1]]}.", key)
+        name = re.sub(r"^(norm|head)\.", r"classifier.\1.", name)
+        name = re.sub(r"^encoder\.stages\.(\d+)\.(\d+)\.", r"layers.\1.blocks.\2.", name)
+        name = re.sub(r"^encoder\.merges\.(\d+)\.conv\.", r"layers.\1.downsample.1.", name)
+        name = re.sub(r"^encoder\.merges\.(\d+)\.norm\.", r"layers.\1.downsample.3.", name)
+        name = re.sub(r"\.mixer\.(\w+)", lambda m: f".op.{inner[m[1]]}", name).replace("mlp.linear", "mlp.fc")
+        wide = re.search(r"(in_proj|out_proj|fc[12])\.weight$", name)
+        state[name] = value[:, :, None, None] if wide else value
+    torch.save({"model": state}, tmp_path / "c.pth")
+    bundle = load(convert(tmp_path / "c.pth", tmp_path / "m.safetensors").bundle)
+    x = torch.randn(1, 3, 32, 32)
+    assert torch.equal(bundle.network(x), network(x))

@@ -117,6 +117,14 @@ def test_functions_of_ours_cannot_be_changed():
     assert kind is not os.system
 
 
+def test_methods_of_what_comes_back_cannot_be_replaced():
+    table = read(b"ccollections\nOrderedDict\n(tR(S'a'\nI1\nu}S'items'\ncos\nsystem\nsb.")
+    assert list(table.items()) == [("a", 1)]
+    blank = read(b"\x80\x02cgone\nThing\n)\x81}X\x05\x00\x00\x00itemscos\nsystem\nsb.")
+    assert list(blank.items()) == list(blank.items())
+    assert [*blank] == ["items"]
+
+
 def test_what_is_no_checkpoint_is_refused(tmp_path):
     path = tmp_path / "file.pth"
     path.write_bytes(b"no checkpoint")

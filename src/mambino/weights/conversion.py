@@ -24,7 +24,7 @@ from mambino.weights.convert.plans import Planned, config_of, labels_of, planned
 from mambino.weights.convert.rules import translated
 from mambino.weights.convert.sizes import Hints, infer
 
-_POINTWISE = (".in_proj.weight", ".out_proj.weight", ".linear1.weight", ".linear2.weight")
+_POINTWISE = (".in_proj.weight", ".out_proj.weight", ".fc1.weight", ".fc2.weight")
 """Layers that VMamba stores as matrices or as convolutions of one pixel."""
 
 
@@ -166,9 +166,8 @@ def _flattened(state: dict[str, Tensor], source: Source) -> dict[str, Tensor]:
     """Make matrices of VMamba's convolutions of one pixel, as both are among the published files."""
     if not source.model.startswith("vmamba"):
         return state
-    ends = (*_POINTWISE, ".fc1.weight", ".fc2.weight")
     return {
-        key: x.flatten(1) if x.dim() == 4 and x.shape[2:] == (1, 1) and key.endswith(ends) else x
+        key: x.flatten(1) if x.dim() == 4 and x.shape[2:] == (1, 1) and key.endswith(_POINTWISE) else x
         for key, x in state.items()
     }
 

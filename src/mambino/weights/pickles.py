@@ -5,7 +5,6 @@ ours, or becomes a blank that holds what is put into it. Nothing named in a file
 a blank ends the reading.
 """
 
-import collections
 import pickle
 import warnings
 from collections.abc import Callable
@@ -58,6 +57,15 @@ class Blank(dict[Any, Any], metaclass=_Blanks):
 
     def add(self, item: Any) -> None:
         """Pass an item of a set over."""
+
+
+class Table(dict[Any, Any]):
+    """What stands for an ordered table: without attributes, so that none of its methods can be replaced."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: Any) -> None:
+        """Pass attributes over, as the metadata of a state dict."""
 
 
 class _Function:
@@ -125,7 +133,7 @@ _CALLS: dict[str, Any] = {
     "torch._utils._rebuild_parameter": _Function(_utils._rebuild_parameter),
     "torch.device": _Function(_blanked("torch.device")),
     "torch.Size": _Function(tuple),
-    "collections.OrderedDict": collections.OrderedDict,
+    "collections.OrderedDict": _Function(Table),
     "collections.defaultdict": _Function(lambda *_: {}),
     "collections.Counter": _Function(_blanked("collections.Counter")),
     "builtins.set": _Function(set),
