@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.config import Toml
@@ -21,6 +21,7 @@ from mambino.core.options import (
 from mambino.errors import OptionError
 
 if TYPE_CHECKING:
+    from mambino.core.plan import Value
     from mambino.core.provenance import Provenance
 
 Flat = Parameter(name="*")
@@ -252,6 +253,7 @@ def cost(
     dim: Literal[2, 3] | None = None,
     channels: int = 1,
     classes: int = 2,
+    set: Annotated[tuple[str, ...], Parameter(name="--set")] = (),  # noqa: A002 - the name of the flag
     json: Json = False,
 ) -> None:
     """Count what a network costs for one image: parameters, operations by kind, memory; and what its paper claims.
@@ -262,11 +264,12 @@ def cost(
         dim: number of axes; as many as the size has if not given.
         channels: of the image.
         classes: of the masks, background included.
+        set: options of the network, as in --set width=48 depths=2,2,2,2; the paper's values if not given.
         json: print the counts as JSON.
     """
     from mambino.models.cost import cost as count_cost
 
-    counted = count_cost(model, _sides(size, dim), channels=channels, classes=classes)
+    counted = count_cost(model, _sides(size, dim), channels=channels, classes=classes, options=_options(set))
     return tables.show_json(counted) if json else tables.show_cost(counted)
 
 
@@ -363,6 +366,23 @@ def _print_path(path: Path, json: bool, what: str) -> None:
     import json as text
 
     console.say(text.dumps({what: str(path)}) if json else f"{what}: {path}")
+
+
+def _options(words: tuple[str, ...]) -> dict[str, "Value"]:
+    """Read name=value: numbers, several with commas between them, lists in brackets for each axis, or text."""
+    import json
+
+    def value(text: str) -> Any:
+        try:
+            found = tuple(tuple(v) if isinstance(v, list) else v for v in json.loads(f"[{text}]"))
+        except ValueError:
+            return text
+        return found if len(found) > 1 else found[0]
+
+    wrong = [word for word in words if not all(word.partition("="))]
+    if wrong:
+        raise OptionError(f"--set takes name=value, got {wrong[0]!r}", hint="as in --set depths=2,2,2,2")
+    return {name: value(text) for name, _, text in (word.partition("=") for word in words)}
 
 
 def _sides(text: str, dim: int | None) -> tuple[int, ...]:

@@ -72,7 +72,7 @@ def show_cost(counted: "Cost") -> None:
         (
             "claimed",
             counted.claimed or "-",
-            f"by the paper, for its own sizes; we count {counted.counted or '-'} there",
+            f"by the paper, for its own options; we count {counted.counted or '-'}",
         ),
         ("convolutions", _giga(work.convolutions), "multiply-adds"),
         ("linear layers", _giga(work.linear), "multiply-adds"),
