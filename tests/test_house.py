@@ -13,7 +13,8 @@ from tests.places import ROOT
 SOURCES = sorted((ROOT / "src" / "mambino").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
 PUBLIC = {
-    "check", "plan", "preprocess", "train", "predict", "evaluate", "run", "list_models", "info", "doctor",
+    "check", "plan", "preprocess", "train", "predict", "evaluate", "run",
+    "list_models", "cost", "convert", "info", "doctor",
     "CheckOptions", "PlanOptions", "PreprocessOptions", "TrainOptions", "PredictOptions", "EvaluateOptions",
     "RunOptions",
     "Grid", "Image", "Segmentation", "Labels", "Case", "Dataset", "Plan", "Config", "NetworkSpec",

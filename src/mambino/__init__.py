@@ -37,11 +37,13 @@ if TYPE_CHECKING:
     from mambino.inference import predict
     from mambino.inspection import check
     from mambino.models import build, list_models
+    from mambino.models.cost import cost
     from mambino.ops.selective_scan import selective_scan
     from mambino.planning import plan
     from mambino.preprocessing import preprocess
     from mambino.training import train
     from mambino.weights.bundle import info
+    from mambino.weights.conversion import convert
     from mambino.workflow import run
 
 _HOME = {
@@ -74,17 +76,20 @@ _HOME = {
     "mambino.inference": ("predict",),
     "mambino.inspection": ("check",),
     "mambino.models": ("build", "list_models"),
+    "mambino.models.cost": ("cost",),
     "mambino.ops.selective_scan": ("selective_scan",),
     "mambino.planning": ("plan",),
     "mambino.preprocessing": ("preprocess",),
     "mambino.training": ("train",),
     "mambino.weights.bundle": ("info",),
+    "mambino.weights.conversion": ("convert",),
     "mambino.workflow": ("run",),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [  # noqa: RUF022 - in the order of the path
-    "check", "plan", "preprocess", "train", "predict", "evaluate", "run", "list_models", "info", "doctor",
+    "check", "plan", "preprocess", "train", "predict", "evaluate", "run",
+    "list_models", "cost", "convert", "info", "doctor",
     "CheckOptions", "PlanOptions", "PreprocessOptions", "TrainOptions", "PredictOptions", "EvaluateOptions",
     "RunOptions",
     "Grid", "Image", "Segmentation", "Labels", "Case", "Dataset", "Plan", "Config", "NetworkSpec",

@@ -141,3 +141,31 @@ def test_our_own_mistakes_show_where_they_are(monkeypatch, capsys):
 
 def _stop() -> None:
     raise KeyboardInterrupt
+
+
+def test_cost_prints_counts_and_takes_one_side_for_all(capsys):
+    assert exit_code("cost", "lightm_unet", "--dim", 3, "--size", 32) == 0
+    said = capsys.readouterr().out
+    assert "5.016 M" in said
+    assert "1.09 M in 2D, 1.87 M in 3D" in said
+    assert exit_code("cost", "lightm_unet", "--size", "32x32", "--channels", 3, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["size"], found["network"]["dim"], found["parameters"]) == ([32, 32], 2, 5011765)
+
+
+def test_options_of_a_network_are_counted_as_set(capsys):
+    words = ("cost", "umamba_enc", "--size", "320x320", "--classes", 14)
+    features = "features=32,64,128,256,512,512,512"
+    assert exit_code(*words, "--set", features, "mixer=scan", "kernels=" + ",".join(["[3,3]"] * 7), "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["parameters"] == 47015538
+    assert found["network"]["options"]["patch"] == [320, 320]
+    assert exit_code(*words, "--set", "width") == 2
+    assert "--set takes name=value, got 'width'" in capsys.readouterr().err
+
+
+def test_a_size_that_is_none_is_refused(capsys):
+    assert exit_code("cost", "unet", "--size", "wide") == 2
+    assert "a size is numbers with x between them, got 'wide'" in capsys.readouterr().err
+    assert exit_code("cost", "unet", "--size", "64x64", "--dim", 3) == 2
+    assert "--size 64x64 has 2 axes, but --dim is 3" in capsys.readouterr().err

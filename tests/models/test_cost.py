@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from mambino.core.plan import NetworkSpec
+from mambino.errors import OptionError, ShapeError
 from mambino.models import build, describe
-from mambino.models.cost import activation_bytes, multiply_adds, parameters
+from mambino.models.cost import activation_bytes, cost, multiply_adds, parameters
 from tests.models.cases import CASES, PATCH, spec
 
 SEVEN = {"features": (32, 64, 128, 256, 512, 512, 512)}
@@ -66,3 +67,48 @@ def test_activations_are_at_least_what_is_stored_for_the_way_back():
     # Two stages of two blocks down and one of two up: each keeps its convolution's and its normalisation's output.
     at_full_side = 4 * 2 * 64 * 64 * 8 * 4
     assert at_full_side < activation_bytes(asked, (64, 64), 1) < 3 * at_full_side
+
+
+def test_operations_are_told_apart_by_kind_of_layer():
+    plain = multiply_adds(NetworkSpec(name="unet", dim=2, in_channels=1, out_channels=2, options={}), (64, 64))
+    assert (plain.linear, plain.attention, plain.scan, plain.scan_exact) == (0, 0, 0, 0)
+    assert plain.convolutions == plain.products == plain.total
+    options = {"patch": (32, 32), "width": 2, "hidden": 8, "mlp": 6, "heads": 2}
+    asked = NetworkSpec(name="unetr", dim=2, in_channels=1, out_channels=2, options=options)
+    found = multiply_adds(asked, (32, 32))
+    assert found.attention == 12 * 2 * 4 * 4 * 8  # layers, two products of each pair of tokens, channels
+    assert found.linear == 12 * 4 * (4 * 8 * 8 + 2 * 8 * 6)  # of each token: queries, keys, values, output; perceptron
+
+
+def test_the_scan_is_counted_by_both_conventions():
+    options = {"width": 16, "depths": (1, 1), "decoder_depths": (1, 1), "state_size": 2}
+    vm_unet = NetworkSpec(name="vm_unet", dim=2, in_channels=3, out_channels=2, options=options)
+    found = multiply_adds(vm_unet, (32, 32))
+    tokens = 2 * 4 * (64 * 32 + 16 * 64)  # down and up, four paths, tokens times inner width of both stages
+    assert (found.scan, found.scan_exact) == (tokens * (9 * 2 + 1), tokens * (7 * 2 + 2))
+    options = {"features": (4, 6), "blocks": (1, 1), "decoder_blocks": (1,)}
+    umamba = NetworkSpec(name="umamba_bot", dim=2, in_channels=1, out_channels=2, options=options)
+    found = multiply_adds(umamba, (16, 16))
+    assert (found.scan, found.scan_exact) == (64 * 12 * (9 * 16 + 2), 64 * 12 * (7 * 16 + 3))
+
+
+def test_cost_states_counts_and_claims_side_by_side():
+    found = cost("vm_unet", (256, 256), channels=3, classes=1)
+    assert found.parameters == 27427561
+    assert found.operations.total / 1e9 == pytest.approx(8.25, rel=5e-3)
+    assert found.claimed == describe("vm_unet").claimed
+    assert 0 < found.inference < found.training
+
+
+@pytest.mark.parametrize("name", ["unetr", "umamba_enc"])
+def test_a_network_for_one_size_is_counted_for_the_size_of_the_image(name):
+    assert cost(name, (32, 64)).network.options["patch"] == (32, 64)
+
+
+def test_what_cannot_be_counted_is_refused():
+    with pytest.raises(OptionError, match=r"an image has 2 or 3 sides of at least one voxel, got \(64,\)"):
+        cost("unet", (64,))
+    with pytest.raises(OptionError, match="there is no network 'u_net'"):
+        cost("u_net", (64, 64))
+    with pytest.raises(ShapeError, match="must be multiples of"):
+        cost("unet", (63, 64))

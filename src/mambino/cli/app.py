@@ -2,12 +2,12 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.config import Toml
 
-from mambino.cli import console
+from mambino.cli import console, tables
 from mambino.cli.defaults import check_file, take_file
 from mambino.core.options import (
     CheckOptions,
@@ -21,8 +21,8 @@ from mambino.core.options import (
 from mambino.errors import OptionError
 
 if TYPE_CHECKING:
-    from mambino.core.findings import Findings
-    from mambino.core.report import Choice, Report
+    from mambino.core.plan import Value
+    from mambino.core.provenance import Provenance
 
 Flat = Parameter(name="*")
 Json = Annotated[bool, Parameter(name="--json", negative="")]
@@ -76,9 +76,9 @@ def check(data: Path, /, options: Annotated[CheckOptions, Flat] = CheckOptions()
     with console.progress("check") as progress:
         findings = check_dataset(data, options, progress=progress)
     if json:
-        _print_json(findings)
+        tables.show_json(findings)
     else:
-        _print_findings(findings)
+        tables.show_findings(findings)
     return 3 if findings.errors and not findings.copy else 0
 
 
@@ -104,7 +104,7 @@ def plan(
     with console.progress("plan") as progress:
         planned = make_plan(data, output, options, progress=progress)
     if json:
-        return _print_json(planned)
+        return tables.show_json(planned)
     if explain:
         console.table(
             ["configuration", "what", "value", "why"], [(r.config, r.field, r.value, r.why) for r in planned.reasons]
@@ -113,7 +113,15 @@ def plan(
     for name, c in planned.configs.items():
         mark = "*" if name == planned.default else ""
         step = c.step or "not timed"
-        rows.append((name + mark, _list(c.spacing), _list(c.patch), c.batch, c.normalise[0].scheme, c.memory, step))
+        rows.append((
+            name + mark,
+            tables.joined(c.spacing),
+            tables.joined(c.patch),
+            c.batch,
+            c.normalise[0].scheme,
+            c.memory,
+            step,
+        ))
     console.table(["configuration", "spacing", "patch", "batch", "intensity", "GiB", "s a step"], rows)
     return console.say(f"plan written to {output / 'plan.json'} (* is the default; --explain gives the reasons)")
 
@@ -163,7 +171,7 @@ def predict(
     with console.progress("predict") as progress:
         made = segment(bundles, images, output, options, progress=progress)
     if json:
-        _print_json(made)
+        tables.show_json(made)
     else:
         rows = [(e.case, e.status, e.file, e.seconds, e.message) for e in made.entries]
         console.table(["case", "status", "mask", "seconds", ""], rows)
@@ -195,7 +203,7 @@ def evaluate(
 
     with console.progress("evaluate") as progress:
         report = compare_masks(predictions, truth, output, options, progress=progress)
-    _print_report(report, output, json)
+    tables.show_report(report, output, json)
     return _complain_of(report.missing, "have no prediction and are not in the means")
 
 
@@ -221,7 +229,7 @@ def run(
 
     with console.stages() as (on_stage, progress):
         report = run_all(data, output, options, on_stage=on_stage, on_epoch=console.show_epoch, progress=progress)
-    _print_report(report, output / "report", json)
+    tables.show_report(report, output / "report", json)
 
 
 @app.command
@@ -231,9 +239,76 @@ def models(*, json: Json = False) -> None:
 
     described = list_models()
     if json:
-        return _print_json(described)
-    rows = [(d.name, _list(d.dims), d.counted, d.claimed or "-", d.paper) for d in described]
+        return tables.show_json(described)
+    rows = [(d.name, tables.joined(d.dims), d.counted, d.claimed or "-", d.paper) for d in described]
     return console.table(["network", "dims", "parameters counted", "claimed", "paper"], rows)
+
+
+@app.command
+def cost(
+    model: str,
+    /,
+    *,
+    size: str,
+    dim: Literal[2, 3] | None = None,
+    channels: int = 1,
+    classes: int = 2,
+    set: Annotated[tuple[str, ...], Parameter(name="--set")] = (),  # noqa: A002 - the name of the flag
+    json: Json = False,
+) -> None:
+    """Count what a network costs for one image: parameters, operations by kind, memory; and what its paper claims.
+
+    Args:
+        model: name of the network.
+        size: of the image, slowest axis first: 512x512, 128x128x128; one number is the side along every axis.
+        dim: number of axes; as many as the size has if not given.
+        channels: of the image.
+        classes: of the masks, background included.
+        set: options of the network, as in --set width=48 depths=2,2,2,2; the paper's values if not given.
+        json: print the counts as JSON.
+    """
+    from mambino.models.cost import cost as count_cost
+
+    counted = count_cost(model, _sides(size, dim), channels=channels, classes=classes, options=_options(set))
+    return tables.show_json(counted) if json else tables.show_cost(counted)
+
+
+@app.command
+def convert(
+    file: Path,
+    /,
+    *,
+    output: Path,
+    model: str | None = None,
+    entry: str | None = None,
+    json: Json = False,
+) -> None:
+    """Turn a checkpoint that authors published, or that nnU-Net trained, into a bundle; runs nothing that it holds.
+
+    Args:
+        file: a checkpoint of torch or a .safetensors file; or a folder of nnU-Net with one trained fold.
+        output: the bundle, a .safetensors file.
+        model: the network that it must be; recognised if not given.
+        entry: of the file, where it holds several networks: model, model_ema.
+        json: print what came of it as JSON.
+    """
+    from mambino.weights.conversion import convert as convert_weights
+
+    made = convert_weights(file, output, model=model, entry=entry)
+    return tables.show_json(made) if json else tables.show_conversion(made)
+
+
+@app.command
+def weights(*, json: Json = False) -> None:
+    """List the weights that authors published: where to get them, licence, what is claimed and what we measured."""
+    from mambino.weights.published import list_weights
+
+    published = list_weights()
+    if json:
+        return tables.show_json(published)
+    rows = [(p.network, p.weights, p.file, p.where, p.licence, p.claimed, p.measured or "-") for p in published]
+    console.table(["network", "trained on", "file", "where", "licence", "claimed", "measured"], rows)
+    return console.say("repositories are those of the papers; whether a file lies there was not looked up")
 
 
 @app.command
@@ -243,7 +318,7 @@ def info(file: Path, /, *, json: Json = False) -> None:
 
     header = bundle_info(file)
     if json:
-        return _print_json(header)
+        return tables.show_json(header)
     config, origin = header.config, header.provenance
     rows = [
         ("network", f"{config.network.name}, {config.dim}D"),
@@ -251,12 +326,9 @@ def info(file: Path, /, *, json: Json = False) -> None:
         ("parameters", f"{header.parameters:,}"),
         ("channels", ", ".join(header.channels)),
         ("labels", ", ".join(header.labels.names)),
-        ("spacing", _list(config.spacing)),
-        ("patch", _list(config.patch)),
-        (
-            "trained on",
-            f"{origin.dataset}, {origin.cases} cases, {origin.steps} steps, {console.duration(origin.seconds)}",
-        ),
+        ("spacing", tables.joined(config.spacing)),
+        ("patch", tables.joined(config.patch)),
+        ("trained on", _training(origin)),
         ("validation Dice", "-" if origin.score is None else f"{origin.score:.4f}"),
         ("made with", ", ".join(f"{k} {v}" for k, v in origin.versions.items())),
     ]
@@ -270,10 +342,17 @@ def doctor(*, json: Json = False) -> None:
 
     examined = examine()
     if json:
-        return _print_json(examined)
+        return tables.show_json(examined)
     console.table(["", ""], [*examined.versions.items(), *examined.machine.items()])
     rows = [(p.operator, p.device, p.path, "yes" if p.used else "", p.milliseconds, p.note) for p in examined.paths]
     return console.table(["operator", "device", "path", "used", "ms", ""], rows)
+
+
+def _training(origin: "Provenance") -> str:
+    """Say what weights were learnt from, or which checkpoint they are from."""
+    if origin.source:
+        return f"{origin.dataset or 'not stated'}; converted from {origin.source}, licence {origin.licence}"
+    return f"{origin.dataset}, {origin.cases} cases, {origin.steps} steps, {console.duration(origin.seconds)}"
 
 
 def _complain_of(cases: tuple[str, ...], what: str) -> int:
@@ -283,67 +362,35 @@ def _complain_of(cases: tuple[str, ...], what: str) -> int:
     return 3
 
 
-def _print_findings(findings: "Findings") -> None:
-    for line in findings.repaired:
-        console.say(f"repaired  {line}")
-    rows = [(f.severity, f.case, f.kind, f.message, f.remedy) for f in findings.findings]
-    if rows:
-        console.table(["severity", "case", "kind", "finding", "remedy"], rows)
-    console.say(f"{findings.errors} errors, {findings.warnings} warnings")
-    if findings.copy:
-        what = "repaired copy" if findings.repaired else "nothing needed repair; a clean copy was"
-        console.say(f"{what} written to {findings.copy}")
-    elif findings.errors:
-        console.say(f"a copy with what can be mended: mambino check {findings.folder} --repair -o COPY")
-
-
-def _print_report(report: "Report", folder: Path, json: bool) -> None:
-    if json:
-        return _print_json(report)
-    unit = report.unit
-    columns = [
-        "label",
-        "cases",
-        "Dice",
-        "95 % interval",
-        "median",
-        "IoU",
-        f"HD95 ({unit})",
-        f"NSD @ {report.tolerance:g} {unit}",
-    ]
-    rows = []
-    for s in report.summary:
-        interval = "-" if s.dice_low is None else f"{s.dice_low:.3f} to {s.dice_high:.3f}"
-        rows.append((s.label, s.cases, s.dice, interval, s.dice_median, s.iou, s.hd95, s.nsd))
-    console.table(columns, rows)
-    if report.choice:
-        _print_choice(report.choice)
-    return console.say(f"page: {folder / 'report.html'}")
-
-
-def _print_choice(choice: "Choice") -> None:
-    console.say(choice.said)
-    columns = ["network", "configuration", "parameters", "validation Dice", "test Dice", ""]
-    rows = [
-        (c.network, c.config, c.parameters, c.validation, c.test, "chosen" if c.chosen else "")
-        for c in choice.candidates
-    ]
-    if choice.cases == "test":
-        return console.table(columns, rows)
-    return console.table([*columns[:4], ""], [(*row[:4], row[5]) for row in rows])
-
-
-def _print_json(value: Any) -> None:
-    from mambino.core.records import dump
-
-    console.say(dump(value))
-
-
 def _print_path(path: Path, json: bool, what: str) -> None:
     import json as text
 
     console.say(text.dumps({what: str(path)}) if json else f"{what}: {path}")
 
 
-def _list(values: tuple[Any, ...]) -> str:
-    return " x ".join(f"{value:.4g}" for value in values)
+def _options(words: tuple[str, ...]) -> dict[str, "Value"]:
+    """Read name=value: numbers, several with commas between them, lists in brackets for each axis, or text."""
+    import json
+
+    def value(text: str) -> Any:
+        try:
+            found = tuple(tuple(v) if isinstance(v, list) else v for v in json.loads(f"[{text}]"))
+        except ValueError:
+            return text
+        return found if len(found) > 1 else found[0]
+
+    wrong = [word for word in words if not all(word.partition("="))]
+    if wrong:
+        raise OptionError(f"--set takes name=value, got {wrong[0]!r}", hint="as in --set depths=2,2,2,2")
+    return {name: value(text) for name, _, text in (word.partition("=") for word in words)}
+
+
+def _sides(text: str, dim: int | None) -> tuple[int, ...]:
+    """Read a size: numbers with x between them, or one number for all axes."""
+    parts = text.lower().split("x")
+    if not all(part.isdecimal() for part in parts):
+        raise OptionError(f"a size is numbers with x between them, got {text!r}", hint="as in --size 512x512")
+    sides = tuple(map(int, parts)) * (dim if dim and len(parts) == 1 else 1)
+    if dim and len(sides) != dim:
+        raise OptionError(f"--size {text} has {len(sides)} axes, but --dim is {dim}", hint="leave out --dim")
+    return sides

@@ -55,6 +55,15 @@ def describe(file: Path) -> Description:
         raise FileFormatError(f"{file} is not JSON: {error}", "mend it with a text editor") from None
     if not isinstance(facts, dict):
         raise FileFormatError(f"{file} is not a description of a data set: it holds a {type(facts).__name__}")
+    return described(facts, file)
+
+
+def described(facts: dict[str, Any], file: Path) -> Description:
+    """Make sense of what a `dataset.json` holds; `file` is named in errors, and listed files lie beside it.
+
+    Raises:
+        DataError: a key that is needed is missing or wrong.
+    """
     labels, codes, problems = _labels(facts, file)
     return Description(
         name=_text(facts, "name", file),

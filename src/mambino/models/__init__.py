@@ -372,6 +372,15 @@ def _extensions() -> dict[str, str]:
     return {point.name: point.value for point in entry_points(group="mambino.models")}
 
 
+def options_of(name: str) -> tuple[str, ...]:
+    """Return the names of the options of a network.
+
+    Raises:
+        OptionError: there is no network of this name.
+    """
+    return _options(_find(name))
+
+
 def _options(network: Any) -> tuple[str, ...]:
     fixed = {"dim", "in_channels", "out_channels"}
     return tuple(name for name in inspect.signature(network).parameters if name not in fixed)

@@ -6,8 +6,7 @@ largest network takes a second and no memory.
 
 import math
 import weakref
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -16,35 +15,130 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-import mambino.ops.causal_conv  # noqa: F401 - defines an operator that is counted
-import mambino.ops.cross_scan  # noqa: F401 - as above
-from mambino.core.plan import NetworkSpec
-from mambino.models import build
+import mambino.ops.causal_conv  # noqa: F401 - these define operators that are counted
+import mambino.ops.cross_scan  # noqa: F401
+from mambino.core.plan import NetworkSpec, Value
+from mambino.core.records import record
+from mambino.errors import OptionError
+from mambino.models import build, describe, options_of
 from mambino.ops.selective_scan.inputs import Inputs
 
 WEIGHT = Inputs._fields.index("W") - 3  # among the arguments of the scan after u, delta and A
+
+_KIND = {
+    "aten.convolution": "convolutions",
+    "mambino.causal_conv": "convolutions",
+    "aten.mm": "linear",
+    "aten.addmm": "linear",
+    "mambino.selective_scan": "linear",  # beside the scan itself: the products that step sizes are made of
+    "mambino.cross_scan": "linear",
+}
+"""Kinds of layers by operator; all others that multiply are attention: products of batches of matrices."""
 
 # What the scan needs for itself, in sequences of the size of u: gradients that are summed over channels in parts.
 _COPIES = {"mambino::selective_scan_backward": 1, "mambino::cross_scan_backward": 1}
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Operations:
-    """Work of one pass forward with all heads, by the convention of the papers.
+    """Work of one pass forward with all heads; biases, norms, activations, pooling and interpolation count nothing.
 
     Attributes:
-        products: multiply-adds of convolutions, linear layers and matrix products; norms, activations,
-            pooling and interpolation count nothing.
-        scan: 9 n + 1 operations for each channel and token of a selective scan, one more with a gate, as VMamba counts.
+        convolutions: their multiply-adds, those of the convolution before a scan among them.
+        linear: multiply-adds of linear layers, those that make a scan's coefficients among them.
+        attention: multiply-adds of products of two activations: queries with keys, weights with values.
+        scan: operations of selective scans as VMamba counts them: 9 b l d n + b l d, and b l d with a gate, for a
+            batch of b, l tokens, d channels and n states; of a scan along several paths, once for each path.
+        scan_exact: operations that the recurrence takes, each product, sum and exponential one: 7 b l d n + 2 b l d,
+            and b l d with a gate. For every state delta A, its exponential, (delta u) B, the decay of h, its sum,
+            C h and its sum (one sum fewer a channel, for which delta u is made); D u is a product and a sum.
     """
 
-    products: int
+    convolutions: int
+    linear: int
+    attention: int
     scan: int
+    scan_exact: int
+
+    @property
+    def products(self) -> int:
+        """All multiply-adds: what papers without scans report as FLOPs."""
+        return self.convolutions + self.linear + self.attention
 
     @property
     def total(self) -> int:
         """The sum that papers report, although it adds multiply-adds and single operations."""
         return self.products + self.scan
+
+
+@record
+class Cost:
+    """What a network costs for one image, beside what its paper claims.
+
+    Attributes:
+        network: what was counted.
+        size: of the image (voxels).
+        parameters: of the network, each tensor once.
+        operations: of one pass forward.
+        inference: peak of memory beside the weights (bytes), float32; see `activation_bytes`.
+        training: the same for a step forward and backward, with the gradients of the weights.
+        claimed: parameters that the paper states, for its own options and sizes.
+        counted: parameters that we count with these.
+        note: why they differ, or what else to know.
+    """
+
+    network: NetworkSpec
+    size: tuple[int, ...]
+    parameters: int
+    operations: Operations
+    inference: int
+    training: int
+    claimed: str
+    counted: str
+    note: str
+
+
+def cost(
+    model: str,
+    size: tuple[int, ...],
+    *,
+    channels: int = 1,
+    classes: int = 2,
+    options: Mapping[str, Value] | None = None,
+) -> Cost:
+    """Count what a network costs for one image of `size` (voxels, slowest axis first).
+
+    A network for images of one size is built for this size.
+
+    Args:
+        model: its name.
+        size: 2 or 3 sides.
+        channels, classes: of images and logits.
+        options: of the network; what is left out has the paper's value.
+
+    Raises:
+        OptionError: there is no such network, or not with these options or axes.
+        ShapeError: the network does not take images of this size.
+    """
+    if len(size) not in {2, 3} or min(size) < 1:
+        raise OptionError(f"an image has 2 or 3 sides of at least one voxel, got {size}", hint="as in --size 256x256")
+    given = dict(options or {})
+    if "patch" in options_of(model):
+        given = {"patch": size, **given}
+    spec = NetworkSpec(name=model, dim=len(size), in_channels=channels, out_channels=classes, options=given)
+    network, _ = _without_data(spec, size, batch=1)
+    said = describe(model)
+    return Cost(
+        network=spec,
+        size=size,
+        parameters=parameters(network),
+        operations=multiply_adds(spec, size),
+        inference=activation_bytes(spec, size, 1, training=False),
+        training=activation_bytes(spec, size, 1),
+        claimed=said.claimed,
+        counted=said.counted,
+        note=said.note,
+    )
 
 
 def parameters(network: nn.Module) -> int:
@@ -54,17 +148,17 @@ def parameters(network: nn.Module) -> int:
 
 def multiply_adds(spec: NetworkSpec, shape: tuple[int, ...]) -> Operations:
     """Count the operations of a network for one image of `shape` (voxels)."""
-    scans: list[int] = []
+    scans: list[tuple[int, int]] = []
 
     def scan(u: tuple[int, ...], _: Any, rates: tuple[int, ...], *others: Any, **__: Any) -> int:
-        scans.append(math.prod(u) * (9 * rates[1] + 2))
+        scans.append(_recurrence(math.prod(u), rates[1], gate=True))
         weight = others[WEIGHT]
         return 2 * math.prod(u) * weight[1] if weight else 0  # step sizes are a product of few numbers a token
 
     def cross_scan(u: tuple[int, ...], _: Any, rates: tuple[int, ...], *others: Any, **__: Any) -> int:
         paths = rates[0]
         rank: int = others[1][2]  # after D comes W
-        scans.append(paths * math.prod(u) * (9 * rates[2] + 1))
+        scans.append(_recurrence(paths * math.prod(u), rates[2], gate=False))
         return 2 * paths * math.prod(u) * rank
 
     def convolution(x: tuple[int, ...], weight: tuple[int, ...], *_: Any, **__: Any) -> int:
@@ -79,7 +173,16 @@ def multiply_adds(spec: NetworkSpec, shape: tuple[int, ...]) -> Operations:
     counter = FlopCounterMode(display=False, custom_mapping=mapping)
     with torch.no_grad(), counter:
         network.scales(x)
-    return Operations(products=counter.get_total_flops() // 2, scan=sum(scans))
+    kinds = dict.fromkeys(("convolutions", "linear", "attention"), 0)
+    for operator, count in counter.get_flop_counts().get("Global", {}).items():
+        kinds[_KIND.get(str(operator), "attention")] += count // 2
+    papers, exact = (sum(column) for column in zip(*scans, strict=True)) if scans else (0, 0)
+    return Operations(**kinds, scan=papers, scan_exact=exact)
+
+
+def _recurrence(channels: int, states: int, *, gate: bool) -> tuple[int, int]:
+    """Count the operations of a scan over tokens times `channels`: VMamba's convention, and exactly."""
+    return channels * (9 * states + 1 + gate), channels * (7 * states + 2 + gate)
 
 
 def activation_bytes(spec: NetworkSpec, patch: tuple[int, ...], batch: int, *, training: bool = True) -> int:

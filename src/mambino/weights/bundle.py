@@ -158,7 +158,7 @@ def _table(path: Path) -> dict[str, Any]:
     if path.suffix.lower() in _PICKLES:
         raise WeightsError(
             f"{path} is a checkpoint of another program ({path.suffix}), not a bundle (.safetensors)",
-            hint=f"convert it once: mambino convert {path}",
+            hint=f"convert it once: mambino convert {path} -o model.safetensors",
         )
     try:
         with path.open("rb") as file:
@@ -184,7 +184,7 @@ def _described(table: Mapping[str, Any], path: Path) -> BundleHeader:
         raise WeightsError(
             f"{path} holds {len(table) - ('__metadata__' in table)} tensors, but not the entry {_KEY!r} that says "
             "which network they belong to and how images are prepared for it",
-            hint=f"if the weights are of a known network, convert them: mambino convert {path}",
+            hint=f"if the weights are of a known network, convert them: mambino convert {path} -o model.safetensors",
         )
     return parse(BundleHeader, text, str(path), hint="fetch or copy it again, or train again")
 

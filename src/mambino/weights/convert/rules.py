@@ -88,13 +88,19 @@ def translated(state: Mapping[str, Tensor], source: Source) -> tuple[dict[str, T
             unknown.append(key)
         elif name not in ours:
             ours[name] = tensor
-        elif not torch.equal(ours[name], tensor):
+        elif not _equal(ours[name], tensor):
             unequal.append(key)
         else:
             dropped[key] = f"another name of {first}"
     _refuse(unknown, source, "is not in the table", "are not in the table")
     _refuse(unequal, source, "differs from its other name", "differ from their other names")
     return ours, dropped
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Compare; two views of the same numbers, as other names mostly are, are not looked at."""
+    same = one.data_ptr() == other.data_ptr() and one.shape == other.shape and one.stride() == other.stride()
+    return (same and one.dtype == other.dtype) or torch.equal(one, other)
 
 
 def load_state(network: nn.Module, state: Mapping[str, Tensor], source: Source) -> dict[str, str]:

@@ -1,0 +1,125 @@
+"""What a person reads of the values that verbs return: tables and lines, or JSON."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mambino.cli import console
+
+if TYPE_CHECKING:
+    from mambino.core.findings import Findings
+    from mambino.core.report import Choice, Report
+    from mambino.models.cost import Cost
+    from mambino.weights.conversion import Conversion
+
+
+def show_findings(findings: "Findings") -> None:
+    """Print what check found, and where a copy is."""
+    for line in findings.repaired:
+        console.say(f"repaired  {line}")
+    rows = [(f.severity, f.case, f.kind, f.message, f.remedy) for f in findings.findings]
+    if rows:
+        console.table(["severity", "case", "kind", "finding", "remedy"], rows)
+    console.say(f"{findings.errors} errors, {findings.warnings} warnings")
+    if findings.copy:
+        what = "repaired copy" if findings.repaired else "nothing needed repair; a clean copy was"
+        console.say(f"{what} written to {findings.copy}")
+    elif findings.errors:
+        console.say(f"a copy with what can be mended: mambino check {findings.folder} --repair -o COPY")
+
+
+def show_report(report: "Report", folder: Path, json: bool) -> None:
+    """Print the scores of each label, and how networks compare."""
+    if json:
+        return show_json(report)
+    unit = report.unit
+    columns = [
+        "label",
+        "cases",
+        "Dice",
+        "95 % interval",
+        "median",
+        "IoU",
+        f"HD95 ({unit})",
+        f"NSD @ {report.tolerance:g} {unit}",
+    ]
+    rows = []
+    for s in report.summary:
+        interval = "-" if s.dice_low is None else f"{s.dice_low:.3f} to {s.dice_high:.3f}"
+        rows.append((s.label, s.cases, s.dice, interval, s.dice_median, s.iou, s.hd95, s.nsd))
+    console.table(columns, rows)
+    if report.choice:
+        _print_choice(report.choice)
+    return console.say(f"page: {folder / 'report.html'}")
+
+
+def _print_choice(choice: "Choice") -> None:
+    console.say(choice.said)
+    columns = ["network", "configuration", "parameters", "validation Dice", "test Dice", ""]
+    rows = [
+        (c.network, c.config, c.parameters, c.validation, c.test, "chosen" if c.chosen else "")
+        for c in choice.candidates
+    ]
+    if choice.cases == "test":
+        return console.table(columns, rows)
+    return console.table([*columns[:4], ""], [(*row[:4], row[5]) for row in rows])
+
+
+def show_cost(counted: "Cost") -> None:
+    """Print what a network costs."""
+    work = counted.operations
+    rows = [
+        ("parameters", f"{counted.parameters / 1e6:.3f} M", "each tensor once"),
+        (
+            "claimed",
+            counted.claimed or "-",
+            f"by the paper, for its own options; we count {counted.counted or '-'}",
+        ),
+        ("convolutions", _giga(work.convolutions), "multiply-adds"),
+        ("linear layers", _giga(work.linear), "multiply-adds"),
+        ("attention", _giga(work.attention), "multiply-adds"),
+        ("sum", _giga(work.products), "multiply-adds"),
+        ("scan, as VMamba counts", _giga(work.scan), "operations: 9 b l d n + b l d (+ b l d with a gate)"),
+        ("scan, exactly", _giga(work.scan_exact), "operations: 7 b l d n + 2 b l d (+ b l d with a gate)"),
+        ("sum as papers report it", _giga(work.total), "multiply-adds and operations of the scan added up"),
+        ("memory, inference", f"{counted.inference / 2**30:.3f} GiB", "activations, float32, without weights"),
+        ("memory, training", f"{counted.training / 2**30:.3f} GiB", "with gradients, a batch of one"),
+    ]
+    console.table([f"{counted.network.name}, {joined(counted.size)}", "", ""], rows)
+    if counted.note:
+        console.say(f"note: {counted.note}")
+
+
+def show_conversion(made: "Conversion") -> None:
+    """Print what came of a checkpoint, and what to check before it is used."""
+    network = made.network
+    dropped = ", ".join(f"{count} ({why})" for why, count in made.dropped.items())
+    rows = [
+        ("weights of", made.source),
+        ("network", f"{network.name}, {network.dim}D, {network.in_channels} in, {network.out_channels} out"),
+        ("options", ", ".join(f"{k}={v}" for k, v in network.options.items())),
+        ("parameters", f"{made.parameters:,}"),
+        ("plan", made.config or "none in the file"),
+        ("left out", dropped or "nothing"),
+        ("licence", made.licence),
+        ("sha256", made.sha256),
+    ]
+    console.table(["", ""], rows)
+    for sentence in made.check:
+        console.say(f"check: {sentence}")
+    console.say(f"bundle: {made.bundle}")
+
+
+def show_json(value: Any) -> None:
+    """Print a record as JSON."""
+    from mambino.core.records import dump
+
+    console.say(dump(value))
+
+
+def joined(values: tuple[Any, ...]) -> str:
+    """Write numbers with x between them."""
+    return " x ".join(f"{value:.4g}" for value in values)
+
+
+def _giga(count: int) -> str:
+    return f"{count / 1e9:.2f} G"
