@@ -68,7 +68,7 @@ def demo() -> None:
     if DEMO.exists():
         shutil.rmtree(DEMO)
     _run(
-        [BIN / "mambino", "run", "examples/hippocampus", "-o", "demo", "--models", "lightm_unet", "--minutes", "5"],
+        [BIN / "mambino", "run", "examples/hippocampus", "-o", "demo", "--models", "lightm_unet", "--minutes", "5.5"],
         cwd=ROOT,
     )
 

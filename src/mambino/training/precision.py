@@ -3,7 +3,7 @@
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -41,16 +41,27 @@ def choose_precision(
 
     A GPU that has it gains. A processor with instructions for it (AVX512-BF16, AMX) is measured, with a few steps;
     others are slower with it. Two runs that must be equal should therefore ask for a precision by name.
+
+    A processor learns in float32 where volumes shrink to two slices: there the gradient that oneDNN computes in
+    bfloat16 for the weights of a 3D convolution reads memory that nobody wrote (oneDNN 3.12 in torch 2.13, found with
+    16 channels and more; three slices and other axes are right).
     """
     if asked != "auto":
         return Precision(device, asked)
     slow, fast = Precision(device, "float32"), Precision(device, "bf16")
     if device.type == "cuda":
         return fast if torch.cuda.is_bf16_supported(including_emulation=False) else slow
-    if device.type != "cpu" or not processor_has_bf16():
+    if device.type != "cpu" or not processor_has_bf16() or shrinks_to_two_slices(config, network):
         return slow
     shape = (config.batch, config.network.in_channels, *config.patch)
     return fast if _seconds(network, shape, slow) > GAIN * _seconds(network, shape, fast) else slow
+
+
+def shrinks_to_two_slices(config: Config, network: nn.Module) -> bool:
+    """Tell whether a patch has two slices along its first of three axes at some stage of the network."""
+    divisor = cast(tuple[int, ...], network.divisor)
+    halved = (config.patch[0] >> times for times in range(divisor[0].bit_length()))
+    return config.dim == 3 and 2 in halved
 
 
 def _seconds(network: nn.Module, shape: tuple[int, ...], precision: Precision) -> float:
