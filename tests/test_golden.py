@@ -26,10 +26,6 @@ from tests.places import GOLDEN, SHARED
 ROUNDINGS = 4
 
 
-class NotBuiltError(Exception):
-    """The network of a case does not exist yet."""
-
-
 def folders() -> list[Path]:
     named = os.environ.get("MAMBINO_GOLDEN")
     if named:
@@ -48,35 +44,15 @@ def source_of(network: str) -> Source | None:
     return next((source for source in SOURCES if source.name == network), None)
 
 
-def param(*values: Any, built: bool, what: str, name: str) -> Any:
-    reason = f"{what} is not built yet"
-    marks = () if built else pytest.mark.xfail(strict=True, raises=NotBuiltError, reason=reason)
-    return pytest.param(*values, id=name, marks=marks)
-
-
 def networks() -> list[Any]:
     return [
-        param(
-            folder,
-            case,
-            built=source_of(case["network"]) is not None,
-            what=case["network"],
-            name=f"{folder.name}-{Path(case['file']).stem}",
-        )
-        for folder, case in cases("network")
+        pytest.param(folder, case, id=f"{folder.name}-{Path(case['file']).stem}") for folder, case in cases("network")
     ]
 
 
 def operators() -> list[Any]:
     return [
-        param(
-            folder,
-            case,
-            sub,
-            built=find(case["network"], sub["sub"]) is not None,
-            what=f"{case['network']}: {sub['sub']}",
-            name=f"{folder.name}-{Path(case['file']).stem}-{sub['sub']}",
-        )
+        pytest.param(folder, case, sub, id=f"{folder.name}-{Path(case['file']).stem}-{sub['sub']}")
         for folder, case in cases("operator")
         for sub in case["subcases"]
     ]
@@ -108,8 +84,7 @@ def assert_within(actual: Tensor, expected: Tensor, rtol: float, atol: float, wh
 @pytest.mark.parametrize(("folder", "case"), networks())
 def test_network_equals_the_original(folder, case):
     source = source_of(case["network"])
-    if source is None:
-        raise NotBuiltError(case["network"])
+    assert source is not None, f"no network of ours is {case['network']}"
     recorded = read(folder, case)
     state = under(recorded, "state/")
     assert recognise(state) is source
@@ -144,8 +119,7 @@ def check_gradients(case, source, network, x, expected):
 @pytest.mark.parametrize(("folder", "case", "sub"), operators())
 def test_operator_equals_the_original(folder, case, sub):
     made = find(case["network"], sub["sub"])
-    if made is None:
-        raise NotBuiltError(case["network"])
+    assert made is not None, f"no operator of ours is {case['network']}: {sub['sub']}"
     make, rename = made
     recorded = under(read(folder, case), sub["sub"] + "/")
     inputs = {name: value.requires_grad_() for name, value in under(recorded, "in/").items()}
