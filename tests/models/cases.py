@@ -3,8 +3,6 @@
 from mambino.core.plan import NetworkSpec
 from mambino.models import MODELS, describe, divisor
 
-# Fewer than 16 channels where a volume has two slices left: there oneDNN's bfloat16 gradient of a 3D convolution's
-# weights reads memory that nobody wrote (torch 2.13 on a processor with AVX512-BF16).
 SMALLEST = {
     "lightm_unet": {"width": 8, "blocks": (1, 1), "decoder_blocks": (1,)},
     "lightm_unet_legacy": {"width": 8, "blocks": (1, 1), "decoder_blocks": (1,)},
@@ -73,6 +71,11 @@ def spec(name: str, dim: int, **options) -> NetworkSpec:
 
 
 def sides(name: str, dim: int) -> tuple[int, ...]:
-    """Return unequal sides that the network takes, with more than one voxel at the bottom."""
+    """Return unequal sides that the network takes, with more than one voxel at the bottom.
+
+    In a volume the first is the longest: where two slices are left, oneDNN's bfloat16 gradient of a 3D convolution's
+    weights reads memory that nobody wrote (see mambino.training.precision).
+    """
     asked = spec(name, dim)
-    return asked.options.get("patch") or tuple(step * (axis + 2) for axis, step in enumerate(divisor(asked)))
+    steps = zip(divisor(asked), (2, 3) if dim == 2 else (4, 3, 2), strict=True)
+    return asked.options.get("patch") or tuple(step * count for step, count in steps)
