@@ -20,8 +20,8 @@ from pathlib import Path
 from unittest import mock
 
 import torch
-from common.measuring import HEADER, Row, describe, interleaved, resident, rows_of, write
-from common.scan_forms import loop_paths, loop_tokens
+from instruments.measuring import HEADER, Row, describe, interleaved, resident, rows_of, write
+from instruments.scan_forms import loop_paths, loop_tokens
 from torch import nn
 
 from mambino.core.plan import NetworkSpec

@@ -17,8 +17,8 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from common.measuring import HEADER, Row, describe, interleaved, resident, rows_of, timed, write
-from common.scan_forms import easy, loop
+from instruments.measuring import HEADER, Row, describe, interleaved, resident, rows_of, timed, write
+from instruments.scan_forms import easy, loop
 from torch import Tensor
 
 from mambino.nn.device import keep_allocations

@@ -13,8 +13,8 @@ from itertools import product
 from pathlib import Path
 
 import torch
-from common.measuring import HEADER, Row, describe, interleaved, rows_of, write
-from common.scan_forms import loop
+from instruments.measuring import HEADER, Row, describe, interleaved, rows_of, write
+from instruments.scan_forms import loop
 from torch import Tensor
 from torch.nn.functional import silu
 from torch.nn.functional import softplus as softplus_of
