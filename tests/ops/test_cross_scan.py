@@ -8,24 +8,10 @@ from hypothesis import strategies as st
 from mambino.errors import Error, ShapeError
 from mambino.ops.cross_scan import cross_scan
 from mambino.ops.scan_paths import scan_paths
-from mambino.ops.selective_scan import native, portable, selective_scan
+from mambino.ops.selective_scan import native, selective_scan
 from tests.close import assert_close
 
-PATHS = (*(() if native.missing() else native.instruction_sets()), "portable")
-
-
-@pytest.fixture(scope="module", params=PATHS, autouse=True)
-def path(request):
-    with pytest.MonkeyPatch.context() as patch:
-        if request.param == "portable":
-            patch.setattr(native, "missing", lambda: "a test asks for it")
-            patch.setattr(portable, "warn_once", lambda *_: None)
-            yield request.param
-        else:
-            before = native.instruction_set()
-            native.use_instruction_set(request.param)
-            yield request.param
-            native.use_instruction_set(before)
+pytestmark = pytest.mark.usefixtures("path")
 
 
 def inputs(batch, space, channels, states, rank, seed=0, dtype=torch.float64):
@@ -135,6 +121,12 @@ def test_a_second_derivative_is_refused():
     (first,) = torch.autograd.grad(cross_scan(*leaves, paths).square().sum(), leaves[0], create_graph=True)
     with pytest.raises(Error, match="no second derivative"):
         first.sum().backward()
+
+
+def test_vmap_is_refused():
+    given_, paths = inputs(1, (2, 2), 2, 2, 1)
+    with pytest.raises(Error, match="cannot be mapped by vmap"):
+        torch.vmap(lambda u: cross_scan(u, *given_[1:], paths))(given_[0][None])
 
 
 @pytest.mark.parametrize(

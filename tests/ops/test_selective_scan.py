@@ -7,29 +7,14 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from mambino.errors import Error, ShapeError
-from mambino.ops.selective_scan import native, portable, scan_tokens, selective_scan
+from mambino.ops.selective_scan import scan_tokens, selective_scan
 from mambino.ops.selective_scan.chunked import cut_of
 from mambino.ops.selective_scan.pieces import run
 from mambino.ops.selective_scan.reference import selective_scan_reference
 from tests.close import assert_close
 
 FORMS = ("constant", "shared", "grouped")
-PATHS = (*(() if native.missing() else native.instruction_sets()), "portable")
-
-
-@pytest.fixture(scope="module", params=PATHS, autouse=True)
-def path(request):
-    """Run every test on each path that this machine has: the library's instruction sets, and torch alone."""
-    with pytest.MonkeyPatch.context() as patch:
-        if request.param == "portable":
-            patch.setattr(native, "missing", lambda: "a test asks for it")
-            patch.setattr(portable, "warn_once", lambda *_: None)
-            yield request.param
-        else:
-            before = native.instruction_set()
-            native.use_instruction_set(request.param)
-            yield request.param
-            native.use_instruction_set(before)
+pytestmark = pytest.mark.usefixtures("path")
 
 
 def inputs(shape, seed=0, *, forms=("shared", "shared"), step=1.0, dtype=torch.float64, groups=2):

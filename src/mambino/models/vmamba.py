@@ -33,8 +33,6 @@ class VMamba(nn.Module):
         scan: "identity" takes the recurrence out of SS2D, and leaves its projections, convolution, norm and gate.
     """
 
-    kind = "classifier"
-
     def __init__(
         self,
         *,
@@ -103,8 +101,6 @@ class VMambaBackbone(VMamba):
 
     `out_channels` has no use here.
     """
-
-    kind = "backbone"
 
     def _add_head(self, classes: int) -> None:  # noqa: ARG002 - it has no classes
         self.norms = nn.ModuleList(nn.LayerNorm(width) for width in self.encoder.widths)

@@ -46,10 +46,10 @@ class VSSEncoder(nn.Module):
             for w in self.widths[:-1]
         )
 
-    def forward(self, x: Float[Tensor, "b *s c"]) -> list[tuple[Tensor, Tensor]]:
-        """Return what goes into each stage and what comes out of it, finest first."""
+    def forward(self, x: Float[Tensor, "b *s c"], *, last: bool = True) -> list[tuple[Tensor, Tensor]]:
+        """Return what goes into each stage and what comes out of it, finest first; or all but the `last` one."""
         found = []
-        for i, stage in enumerate(self.stages):
+        for i, stage in enumerate(self.stages if last else self.stages[:-1]):
             entered = self.merges[i - 1](x) if i else x
             x = stage(entered)
             found.append((entered, x))
@@ -57,8 +57,4 @@ class VSSEncoder(nn.Module):
 
     def outputs(self, x: Float[Tensor, "b *s c"], *, last: bool = True) -> list[Tensor]:
         """Return what comes out of each stage, finest first; without the `last` one if that has no use."""
-        found = []
-        for i, stage in enumerate(self.stages if last else self.stages[:-1]):
-            x = stage(self.merges[i - 1](x) if i else x)
-            found.append(x)
-        return found
+        return [y for _, y in self(x, last=last)]

@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mambino.errors import Error, ShapeError
+from mambino.errors import ShapeError
 from mambino.ops.selective_scan import native
 from mambino.ops.selective_scan.inputs import Inputs
-from mambino.ops.selective_scan.operator import form_of, form_to_run, saved_shape
+from mambino.ops.selective_scan.operator import form_of, form_to_run, refuse_second, refuse_vmap, saved_shape
 
 _library = torch.library.Library("mambino", "FRAGMENT")  # type: ignore[no-untyped-call]
 _INPUTS = "Tensor u, Tensor coefficients, Tensor A, Tensor D, Tensor W, Tensor bias, Tensor paths"
@@ -124,10 +124,6 @@ def _differentiate(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ..
     return (*torch.ops.mambino.cross_scan_backward(grad, *ctx.saved_tensors), None, None)
 
 
-def _refuse_second(ctx: Any, *_: Any) -> None:
-    raise Error("the selective scan has no second derivative", hint="differentiate it once only")
-
-
 def _check(u: Tensor, coefficients: Tensor, A: Tensor, D: Tensor, W: Tensor, bias: Tensor, paths: Tensor) -> None:
     if u.dim() != 3 or u.shape[1] < 1:
         raise ShapeError(f"cross_scan takes u of [batch, length >= 1, channels], got {tuple(u.shape)}")
@@ -157,4 +153,6 @@ for _device in ("CPU", "CUDA", "MPS", "XPU"):
 torch.library.register_fake("mambino::cross_scan", _shapes, lib=_library)
 torch.library.register_fake("mambino::cross_scan_backward", _backward_shapes, lib=_library)
 torch.library.register_autograd("mambino::cross_scan", _differentiate, setup_context=_remember, lib=_library)
-torch.library.register_autograd("mambino::cross_scan_backward", _refuse_second, lib=_library)
+torch.library.register_autograd("mambino::cross_scan_backward", refuse_second, lib=_library)
+for _name in ("cross_scan", "cross_scan_backward"):
+    torch.library.register_vmap(f"mambino::{_name}", refuse_vmap, lib=_library)

@@ -109,11 +109,13 @@ def _differentiate(ctx: Any, grad: Tensor, grad_last: Tensor, _: Tensor) -> tupl
     return (*gradients, None, None, None)  # order, softplus, keep
 
 
-def _refuse_second(ctx: Any, *_: Any) -> None:
+def refuse_second(ctx: Any, *_: Any) -> None:
+    """Take the place of the gradient's own gradient."""
     raise Error("the selective scan has no second derivative", hint="differentiate it once only")
 
 
-def _refuse_vmap(*_: Any) -> None:
+def refuse_vmap(*_: Any) -> None:
+    """Take the place of a rule for vmap."""
     raise Error("the selective scan cannot be mapped by vmap", hint="put the mapped axis into the batch")
 
 
@@ -123,6 +125,6 @@ for _device in ("CPU", "CUDA", "MPS", "XPU"):
 torch.library.register_fake("mambino::selective_scan", _shapes, lib=_library)
 torch.library.register_fake("mambino::selective_scan_backward", _backward_shapes, lib=_library)
 torch.library.register_autograd("mambino::selective_scan", _differentiate, setup_context=_remember, lib=_library)
-torch.library.register_autograd("mambino::selective_scan_backward", _refuse_second, lib=_library)
+torch.library.register_autograd("mambino::selective_scan_backward", refuse_second, lib=_library)
 for _name in ("selective_scan", "selective_scan_backward"):
-    torch.library.register_vmap(f"mambino::{_name}", _refuse_vmap, lib=_library)
+    torch.library.register_vmap(f"mambino::{_name}", refuse_vmap, lib=_library)
