@@ -76,7 +76,7 @@ class Mamba(nn.Module):
     def forward(self, tokens: Float[Tensor, "b l c"], around: Around = alone) -> Float[Tensor, "b l k"]:
         """Mix the tokens; `around(mix, tokens)` does it with what belongs before and after, a token at a time.
 
-        Where nothing is learnt, long sequences go through all of it in parts, so that they stay in the nearer caches.
+        Where nothing is learnt, long sequences go through all of it in parts, and what is wider than they stays short.
         """
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or tokens.shape[1] <= TILE:
             return around(lambda whole: self._tile(whole, None, None)[0], tokens)
