@@ -13,7 +13,7 @@ processor issues multiply-adds, measured; it has no backward form. Freed memory 
 
 import argparse
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -46,6 +46,8 @@ def main() -> None:
     parser.add_argument("--fresh", action="store_true", help="let the C library hand memory back after every call")
     options = parser.parse_args()
     describe(options.device)
+    if options.device == "cuda":
+        rates()
     if options.device == "cpu" and not native.missing():
         rate, isa = native.issue_rate(), native.instruction_set()
         print(f"{isa}: {rate / 1e9:.2f} G multiply-adds of vectors a second; {INSTRUCTIONS[isa]} instructions a step")
@@ -91,7 +93,9 @@ def measured(
         calls = {name: partial(once, scan, inputs, direction) for name, scan in chosen.items()}
         times = interleaved(calls, options.rounds, options.device)
         pace |= {(name, direction): min(found) / work for name, found in times.items()}
-        if direction == "forward" and options.device == "cpu" and not native.missing():
+        if options.device == "cuda":
+            times |= {name: [seconds] for name, seconds in bounds(case, direction, options.batch).items()}
+        elif direction == "forward" and not native.missing():
             times["floor"] = [floor(work) / threads]
         known = {name: peaks[case, direction, name] for name in chosen if (case, direction, name) in peaks}
         rows += rows_of(case, direction, threads, times, known, "mambino")
@@ -131,6 +135,33 @@ def floor(work: int) -> float:
     """Return the least time that the arithmetic of so many numbers of state takes on one thread (s)."""
     isa = native.instruction_set()
     return work / LANES[isa] * INSTRUCTIONS[isa] / native.issue_rate()
+
+
+@cache
+def rates() -> tuple[float, float]:
+    """Return bytes and exponentials that the GPU can do in a second, and print them."""
+    from instruments.gpu import bandwidth, exponentials
+
+    found = bandwidth(), exponentials()
+    print(f"{found[0] / 1e12:.2f} TB and {found[1] / 1e12:.2f} T exponentials a second")
+    return found
+
+
+def bounds(case: str, direction: str, batch: int) -> dict[str, float]:
+    """Return the least times that a GPU takes to move what has to be moved, and for one exponential a decay (s).
+
+    Forward moves u, delta, B, C and y. The way back moves all of them again, a gradient in the place of y, and the
+    gradients of the other four; it needs the decays again, as they are not kept.
+    """
+    length, channels, size = map(int, case.split("x"))
+    tokens, ways = batch * length, 2 if direction == "both" else 1
+    moved = 4 * tokens * (3 * channels + 2 * size)
+    moved += 4 * tokens * (5 * channels + 4 * size) if direction == "both" else 0
+    bandwidth, exponentials = rates()
+    return {
+        "floor: bytes": moved / bandwidth,
+        "floor: exponentials": ways * tokens * channels * size / exponentials,
+    }
 
 
 def make(batch: int, length: int, channels: int, size: int, device: str) -> dict[str, Tensor]:

@@ -47,12 +47,30 @@ def resident(*, reset: bool = False) -> float:
 
 
 def timed(call: Callable[[], object], device: str = "cpu") -> float:
-    """Time one call (s)."""
+    """Time one call (s); on a GPU as it is where the next call waits in the queue, if it is a short one."""
+    if device == "cuda":
+        torch.cuda.synchronize()
     begin = time.perf_counter()
     call()
     if device == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - begin
+    elapsed = time.perf_counter() - begin
+    return queued(call) if device == "cuda" and elapsed < SHORT else elapsed
+
+
+SHORT = 0.1
+"""Calls of less than so many seconds are put into a GPU's queue several at once, to leave out how they get there."""
+
+
+def queued(call: Callable[[], object], repeats: int = 10) -> float:
+    """Return the mean time of a call on the GPU (s), with several in its queue one behind the other."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    for _ in range(repeats):
+        call()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1e3 / repeats
 
 
 def interleaved(
@@ -60,6 +78,9 @@ def interleaved(
 ) -> dict[str, list[float]]:
     """Time all contenders round by round, after one round to warm up; what takes longer than `slow` is called once."""
     times: dict[str, list[float]] = {name: [] for name in calls}
+    if device == "cuda":
+        for call in calls.values():
+            call()  # what is compiled when first called is compiled now
     for _ in range(rounds + 1):
         for name, call in calls.items():
             if not times[name] or times[name][-1] <= slow:

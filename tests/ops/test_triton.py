@@ -219,7 +219,7 @@ def test_gradients_repeat():
 
 
 @pytest.mark.parametrize(
-    ("shape", "groups", "states"), [((2, 4096, 256, 16), (1, 4), 512), ((1, 70001, 12, 3), (3, 0), 256)]
+    ("shape", "groups", "states"), [((2, 16384, 256, 16), (1, 4), 512), ((1, 70001, 12, 3), (3, 0), 256)]
 )
 def test_few_channels_are_made_up_for_by_segments(shape, groups, states):
     batch, length, channels, size = shape

@@ -7,6 +7,8 @@ import triton.language as tl
 
 LOG2E = tl.constexpr(math.log2(math.e))
 LN2 = tl.constexpr(math.log(2))
+STAGES = tl.constexpr(3)
+"""Tiles that are on their way or worked on at the same time, in the forward pass."""
 
 
 @triton.jit
@@ -65,6 +67,25 @@ def _now(x, shift, live, CONSTANT: tl.constexpr, AXIS: tl.constexpr, WIDE: tl.co
     return x if CONSTANT else tl.expand_dims(tl.load(x + shift, mask=live, other=0).to(WIDE), AXIS)
 
 
+@triton.jit
+def _last(x, k, TILE: tl.constexpr, WIDE: tl.constexpr):
+    """Return the last of the first axis, whoever has it; as bits, since a sum with zeros in registers costs nothing."""
+    bits = x.to(tl.int64 if WIDE == tl.float64 else tl.int32, bitcast=True)
+    return tl.xor_sum(tl.where(k[:, None, None] == TILE - 1, bits, 0), 0).to(WIDE, bitcast=True)
+
+
+@triton.jit
+def _joined(decay, gain, next_decay, next_gain):
+    """Join two stretches of a recurrence: what becomes of a state is decay * state + gain."""
+    return decay * next_decay, next_decay * gain + next_gain
+
+
+@triton.jit
+def _tile(x, of_b, of_t, sample, token, column, live, WIDE: tl.constexpr):
+    """Load some columns of a tile of tokens, zero where none live."""
+    return tl.load(x + sample * of_b + token * of_t + column, mask=live, other=0).to(WIDE)
+
+
 @triton.jit(do_not_specialize=["one"])
 def forward_kernel(
     u, delta, A, B, C, D, z, bias, start, y, last, saved, ends, steps,
@@ -76,46 +97,51 @@ def forward_kernel(
     """Take one segment from `start`, or from zero, to `y`, `saved` and `last`, or to `ends` and `steps`."""
     c, n, own, valid, group = _place(d, size, groups, BLOCK, N)
     segment, sample = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
-    here = sample * tl.num_programs(1) + segment
+    here, pieces = sample * tl.num_programs(1) + segment, tl.cdiv(length, CHUNK)
     at, there = c[None, :] * size + n[:, None] * one, own[None, :] & valid[:, None]
     rates = tl.load(A + at, mask=there, other=0).to(WIDE) * LOG2E
     shift, passage = _vector(bias, c, own, WIDE), _vector(D, c, own, WIDE)
-    enter = _coupling(B, sample * B_b + group // B_share * B_g, at, there, n, B_constant, WIDE)
-    leave = _coupling(C, sample * C_b + group // C_share * C_g, at, there, n, C_constant, WIDE)
+    if B_constant:
+        enter = tl.load(B + at, mask=there, other=0).to(WIDE)[None, :, :]
+    if C_constant:
+        leave = tl.load(C + at, mask=there, other=0).to(WIDE)[None, :, :]
     h = tl.zeros([N, BLOCK], WIDE)
     if start is not None:
         h = tl.load(start + here * d * size + at, mask=there, other=0).to(WIDE)
     total = tl.zeros([BLOCK], WIDE)
-    pieces = tl.cdiv(length, CHUNK)
-    for chunk in range(segment * chunks, tl.minimum(segment * chunks + chunks, pieces)):
+    k, begin = tl.arange(0, TILE), segment * chunks * CHUNK
+    count = tl.cdiv(tl.minimum(length - begin, chunks * CHUNK), TILE).to(tl.int32)
+    for i in tl.range(0, count, num_stages=STAGES):
+        token = (begin + i * TILE + k)[:, None]
+        live = own[None, :] & (token < length)
+        now = valid[None, :] & (token < length)
+        dt = _tile(delta, delta_b, delta_t, sample, token, c[None, :], live, WIDE) + shift[None, :]
+        if softplus:
+            dt = _softplus(dt, WIDE)
+        dt = tl.where(live, dt, 0)  # leaves a state as it is, where none lives
+        x = _tile(u, u_b, u_t, sample, token, c[None, :], live, WIDE)
+        if not B_constant:
+            row = group // B_share * B_g + n
+            enter = tl.expand_dims(_tile(B, B_b, B_t, sample, token, row[None, :], now, WIDE), 2)
         if saved is not None:
-            tl.store(saved + (sample * pieces + chunk) * d * size + at, h, mask=there)
-        for tile in range(tl.cdiv(tl.minimum(length - chunk * CHUNK, CHUNK), TILE)):
-            t = chunk * CHUNK + tile * TILE
-            left = (length - t).to(tl.int32)
-            u_here, delta_here = u + sample * u_b + t * u_t, delta + sample * delta_b + t * delta_t
-            xs, dts, ys = (), (), ()
-            for i in tl.static_range(TILE):
-                live = own & (i < left)
-                _, dt = _step(delta_here + i * delta_t + c, shift, live, softplus, WIDE)
-                dts = dts + (dt,)
-                xs = xs + (tl.load(u_here + i * u_t + c, mask=live, other=0).to(WIDE),)
-            for i in tl.static_range(TILE):
-                now = valid & (i < left)
-                gain = _now(enter, t * B_t + i * B_t, now, B_constant, 1, WIDE) * (dts[i] * xs[i])[None, :]
-                h = tl.exp2(dts[i][None, :] * rates) * h + gain
-                if OUTPUT:
-                    out = tl.sum(h * _now(leave, t * C_t + i * C_t, now, C_constant, 1, WIDE), 0) + passage * xs[i]
-                    if z is not None:
-                        live = own & (i < left)
-                        gate = tl.load(z + sample * z_b + t * z_t + i * z_t + c, mask=live, other=0).to(WIDE)
-                        out *= gate * _sigmoid(gate)
-                    ys = ys + (out,)
-                else:
-                    total += dts[i]
-            if OUTPUT:
-                for i in tl.static_range(TILE):
-                    tl.store(y + (sample * length + t + i) * d + c, ys[i], mask=own & (i < left))
+            tl.store(saved + (sample * pieces + (begin + i * TILE) // CHUNK) * d * size + at, h,
+                     mask=there & (i % (CHUNK // TILE) == 0))  # fmt: skip
+        decay = tl.exp2(dt[:, None, :] * rates[None, :, :])
+        gain = enter * (dt * x)[:, None, :]
+        gain = tl.where(k[:, None, None] == 0, decay * h[None, :, :] + gain, gain)
+        _, hs = tl.associative_scan((decay, gain), 0, _joined)
+        h = _last(hs, k, TILE, WIDE)
+        if OUTPUT:
+            if not C_constant:
+                row = group // C_share * C_g + n
+                leave = tl.expand_dims(_tile(C, C_b, C_t, sample, token, row[None, :], now, WIDE), 2)
+            out = tl.sum(hs * leave, 1) + passage[None, :] * x
+            if z is not None:
+                gate = _tile(z, z_b, z_t, sample, token, c[None, :], live, WIDE)
+                out *= gate * _sigmoid(gate)
+            tl.store(y + (sample * length + token) * d + c[None, :], out, mask=live)
+        else:
+            total += tl.sum(dt, 0)
     if not OUTPUT:
         tl.store(ends + here * d * size + at, h, mask=there)
         tl.store(steps + here * d + c, total, mask=own)
@@ -206,14 +232,17 @@ def _walk(
 
 @triton.jit
 def backward_kernel(
-    grad, u, delta, A, B, C, D, z, bias, saved, after, grad_u, grad_delta, grad_z, first,
+    grad, u, delta, A, B, C, D, z, bias, saved, after, starts, grad_u, grad_delta, grad_z, first,
     part_A, part_B, part_C, part_D, part_bias,
     grad_b, grad_t, u_b, u_t, delta_b, delta_t, z_b, z_t, B_b, B_t, B_g, C_b, C_t, C_g,
     length, d, size, groups, B_share, C_share, chunks,
     softplus: tl.constexpr, B_constant: tl.constexpr, C_constant: tl.constexpr,
     WIDE: tl.constexpr, CHUNK: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
-    """Walk back over one segment: from `after`, the gradient that enters its end, to all gradients."""
+    """Walk back over one segment: from `after`, the gradient that enters its end, to all gradients.
+
+    `starts` is room for the states before each tile of a chunk, which the way back needs last to first.
+    """
     c, n, own, valid, group = _place(d, size, groups, BLOCK, N)
     segment, sample = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
     here = sample * tl.num_programs(1) + segment
@@ -229,17 +258,25 @@ def backward_kernel(
     u_rows, delta_rows = u + sample * u_b + c, delta + sample * delta_b + c
     begin = segment * chunks * CHUNK
     count = tl.cdiv(tl.minimum(chunks * CHUNK, length - begin), TILE)
+    tiles: tl.constexpr = CHUNK // TILE
+    own_starts = starts + ((here * tl.num_programs(0) + tl.program_id(0)) * tiles) * BLOCK * N
+    cell = tl.arange(0, BLOCK)[:, None] * N + n[None, :]
     for back in range(count):
         tile = count - 1 - back
-        chunk, tile = segment * chunks + tile // (CHUNK // TILE), tile % (CHUNK // TILE)
-        h = tl.load(saved + (sample * pieces + chunk) * d * size + at, mask=there, other=0)
-        for before in range(tile):
-            t = chunk * CHUNK + before * TILE
-            hs, _, _, _, _ = _walk(
-                h, u_rows + t * u_t, delta_rows + t * delta_t, enter, t * B_t, u_t, delta_t, B_t, rates, shift,
-                own, valid, CHUNK, softplus, B_constant, WIDE, TILE,
-            )  # fmt: skip
-            h = hs[TILE]
+        chunk, tile = segment * chunks + tile // tiles, tile % tiles
+        if (back == 0) | (tile == tiles - 1):  # a chunk that was not met yet: where do its tiles start?
+            h = tl.load(saved + (sample * pieces + chunk) * d * size + at, mask=there, other=0)
+            for before in range(tile):
+                tl.store(own_starts + before * BLOCK * N + cell, h)
+                t = chunk * CHUNK + before * TILE
+                hs, _, _, _, _ = _walk(
+                    h, u_rows + t * u_t, delta_rows + t * delta_t, enter, t * B_t, u_t, delta_t, B_t, rates, shift,
+                    own, valid, CHUNK, softplus, B_constant, WIDE, TILE,
+                )  # fmt: skip
+                h = hs[TILE]
+            tl.store(own_starts + tile * BLOCK * N + cell, h)
+        tl.debug_barrier()
+        h = tl.load(own_starts + tile * BLOCK * N + cell)
         t = chunk * CHUNK + tile * TILE
         left = (length - t).to(tl.int32)
         hs, xs, dts, raws, bs = _walk(

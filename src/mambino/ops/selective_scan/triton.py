@@ -11,8 +11,10 @@ over channels and over segments go through buffers that torch adds up, never thr
 
 Everything is channel-last, [b l d], so that neighbouring threads read neighbouring channels. The two kinds of kernel
 hold their states differently. Forward, [n d] with a stride of n that the compiler is not told to be 1: it then gives
-each thread whole channels, and the sum over n takes no exchange between threads. Backward, [d n] with a plain stride:
-a few threads share a channel, since there the sums over channels, for B and C, cost most.
+each thread whole channels, and the sum over n takes no exchange between threads. It works on tiles of tokens, [k n d],
+which lie in a thread too, so that a scan over k is a loop in registers, while the inputs of the next tiles are copied
+to shared memory. Backward, [d n] with a plain stride: a few threads share a channel, since there the sums over
+channels, for B and C, cost most.
 """
 
 import math
@@ -27,9 +29,10 @@ from torch import Tensor
 from mambino.ops.selective_scan.kernels import backward_kernel, carry_kernel, forward_kernel, returns_kernel
 
 CHUNK = 32  # tokens between saved states: with n = 16 they take two bytes a token and channel
-TILE = 4  # tokens whose inputs, and in the gradient also states, are in registers together: 8 do not fit
+TILE = 4  # tokens whose inputs and states are in registers together in the gradient: 8 do not fit
+NUMBERS = 4096  # decays of a tile of tokens that a warp of the forward pass has in registers together, 128 a thread
 CARRIED = 8  # segments whose ends are loaded together
-PROGRAMS = 2048  # of one warp each: about what an H100 runs at once, 12 to 16 on each of its 132 processors
+PROGRAMS = 4096  # of one warp each: twice as many as run at once on the 132 processors of an H100 or H200
 SHORTEST = 64  # tokens of a segment, at least
 WORTHWHILE = 4  # segments that make up for scanning twice, at least
 
@@ -45,6 +48,7 @@ class Launch:
         block, padded: channels and states of a program, powers of two.
         segments, chunks: into how many segments the sequence is cut, and of how many chunks each.
         warps: of a program.
+        tile: tokens that it works on together.
     """
 
     batch: int
@@ -58,22 +62,26 @@ class Launch:
     segments: int
     chunks: int
     warps: int
+    tile: int
 
     @classmethod
-    def of(cls, u: Tensor, A: Tensor, B: Tensor, C: Tensor, *, states: int) -> Self:
-        """Choose; `states` are those that one warp holds."""
+    def of(cls, u: Tensor, A: Tensor, B: Tensor, C: Tensor, *, states: int, tile: int | None = None) -> Self:
+        """Choose; `states` are those that one warp holds, and `tile` as many tokens as fit unless it is given."""
         batch, length, channels = u.shape
         of_B, of_C = (1 if x.dim() == 2 else x.shape[2] for x in (B, C))
         groups = math.lcm(of_B, of_C)
         shares = groups // of_B, groups // of_C
         padded = triton.next_power_of_2(A.shape[1])
         block = min(max(states // padded, 16), 64, triton.next_power_of_2(channels // groups))
+        block = max(block, 32 // padded)  # no thread without a state of its own, lest tokens are spread over threads
         programs = batch * groups * triton.cdiv(channels // groups, block)
         segments = min(triton.cdiv(PROGRAMS, programs), length // SHORTEST)
         chunks = triton.cdiv(length, CHUNK * (segments if segments >= WORTHWHILE else 1))
         segments = triton.cdiv(length, CHUNK * chunks)
         warps = min(max(block * padded // states, 1), 8)
-        return cls(batch, length, channels, A.shape[1], groups, shares, block, padded, segments, chunks, warps)
+        fitting = NUMBERS * warps // (block * padded * (2 if u.dtype == torch.float64 else 1))
+        tile = tile or min(max(fitting, 1), CHUNK)
+        return cls(batch, length, channels, A.shape[1], groups, shares, block, padded, segments, chunks, warps, tile)
 
     @property
     def blocks(self) -> int:
@@ -98,7 +106,7 @@ class Launch:
             "C_constant": C.dim() == 2,
             "WIDE": tl.float64 if u.dtype == torch.float64 else tl.float32,
             "CHUNK": CHUNK,
-            "TILE": TILE,
+            "TILE": self.tile,
             "BLOCK": self.block,
             "N": self.padded,
             "num_warps": self.warps,
@@ -172,7 +180,7 @@ def scan_backward(
     """
     rates, enter, leave, passage, shift, after = _plain(A, B, C, D, bias, grad_last)
     grad = grad if grad.stride(-1) == 1 else grad.contiguous()
-    launch = Launch.of(u, rates, enter, leave, states=256)
+    launch = Launch.of(u, rates, enter, leave, states=256, tile=TILE)
     room = _Room(launch, u.device, saved.dtype)
     inputs = (grad, u, delta, rates, enter, leave, passage, z, shift)
     strides = (*grad.stride()[:2], *_strides(u, delta, enter, leave, z))
@@ -181,6 +189,7 @@ def scan_backward(
     grad_z = None if z is None else torch.empty(z.shape, dtype=z.dtype, device=z.device)
     first = None if state is None else room.states()
     part_A, part_B, part_C = room.states(launch.segments), room.coupling(enter), room.coupling(leave)
+    starts = room.empty(math.prod(launch.grid), CHUNK // TILE, launch.block, launch.padded)
     part_D, part_bias = (None if x is None else room.channels() for x in (D, bias))
     with torch.cuda.device_of(u):
         if launch.segments > 1:
@@ -188,7 +197,7 @@ def scan_backward(
             returns_kernel[launch.grid](*inputs, ends, steps, *strides, *launch.sizes, **constants)
             after = _carried(launch, ends, steps, rates, after, backwards=True)
         backward_kernel[launch.grid](
-            *inputs, saved, after, grad_u, grad_delta, grad_z, first, part_A, part_B, part_C, part_D, part_bias,
+            *inputs, saved, after, starts, grad_u, grad_delta, grad_z, first, part_A, part_B, part_C, part_D, part_bias,
             *strides, *launch.sizes, **constants,
         )  # fmt: skip
     return (
