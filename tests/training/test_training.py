@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from dataclasses import replace
 
@@ -11,17 +12,18 @@ import torch
 from mambino.core.fingerprint import CaseFacts, Fingerprint
 from mambino.core.labels import Labels
 from mambino.core.options import TrainOptions
-from mambino.core.plan import Plan
+from mambino.core.plan import NetworkSpec, Plan
 from mambino.core.records import write
-from mambino.errors import DataError, FileFormatError, OptionError
+from mambino.errors import DataError, FileFormatError, OptionError, WeightsError
 from mambino.preprocessing.case import data_side
 from mambino.preprocessing.store import Origin, Store
 from mambino.training import train
 from mambino.training.choosing import choose_config
 from mambino.weights.bundle import load
+from tests.tiny import know
 from tests.training.toys import TWO, case, config
 
-SHORT = TrainOptions(epochs=2, folds=3, threads=1)
+SHORT = TrainOptions(epochs=2, folds=3, threads=1, precision="float32")  # "auto" measures, and may choose differently
 
 
 def planned(**changes):
@@ -347,3 +349,58 @@ def test_a_dimension_with_several_networks_and_no_default_must_be_named():
     with pytest.raises(OptionError, match="the plan has 2 configurations 3d") as caught:
         choose_config(plan, "3d", None)
     assert "3d-unet, 3d-lightm_unet" in caught.value.hint
+
+
+def tensors(bundle, part=""):
+    return {name: x for name, x in load(bundle).network.state_dict().items() if name.startswith(part)}
+
+
+def test_a_run_may_start_from_another_bundle_and_says_what_it_took(work):
+    before = tensors(train(work, SHORT).rename(work / "before.safetensors"))
+    (work / "runs").rename(work / "runs-before")
+    other = planned(recipe={"augmentation": "light", "rate": 1e-30})
+    write(replace(other, labels=Labels(names={"dark": (1,), "other": (2,)})), work / "plan.json")
+    seen = []
+    model = train(work, replace(SHORT, init=work / "before.safetensors"), on_init=seen.append)
+    (started,) = seen
+    assert json.loads((model.parent / "init.json").read_text())["loaded"] == started.loaded
+    after = tensors(model)
+    assert set(started.left) == {name for name in after if not torch.equal(after[name], before[name])}
+    assert all(name.startswith("decoder.heads.") for name in started.left)
+
+
+def test_weights_of_another_network_are_refused_before_anything_is_written(work):
+    (work / "none.safetensors").write_bytes(b"none")
+    with pytest.raises(WeightsError, match=r"none\.safetensors is not a bundle"):
+        train(work, replace(SHORT, init=work / "none.safetensors"))
+    assert not (work / "runs").exists()
+
+
+def test_a_frozen_encoder_keeps_its_weights_and_learns_afterwards_also_in_a_run_that_was_stopped(work):
+    def press(epoch):
+        if epoch.number == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    start = train(work, SHORT).rename(work / "start.safetensors")
+    options = replace(SHORT, init=start, freeze_encoder=1)
+    runs = work / "runs" / "2d-unet-0"
+    shutil.rmtree(runs)
+    frozen = tensors(train(work, replace(options, epochs=1)))
+    for name, tensor in tensors(start).items():
+        assert torch.equal(frozen[name], tensor) is name.startswith("encoder."), name
+    shutil.rmtree(runs)
+    whole = tensors(train(work, options))
+    assert not any(torch.equal(whole[name], x) for name, x in frozen.items() if name.endswith("weight"))
+    shutil.rmtree(runs)
+    with pytest.raises(KeyboardInterrupt):
+        train(work, options, on_epoch=press)
+    resumed = tensors(train(work, replace(options, init=None, resume=True)))
+    assert all(torch.equal(resumed[name], x) for name, x in whole.items())
+
+
+def test_a_network_without_an_encoder_cannot_have_it_frozen(work, monkeypatch):
+    know(monkeypatch)
+    spec = NetworkSpec(name="tiny", dim=2, in_channels=1, out_channels=3, options={})
+    write(planned(network=spec), work / "plan.json")
+    with pytest.raises(OptionError, match=r"--freeze-encoder 2: the network tiny has no part that is its encoder"):
+        train(work, replace(SHORT, freeze_encoder=2))

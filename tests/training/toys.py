@@ -18,7 +18,8 @@ TWO = Labels(names={"dark": (1,), "bright": (2,)})
 def config(dim=2, patch=None, **changes):
     """Return a configuration for one channel and two structures."""
     recipe = Recipe(**{"rate": 1e-2, "epochs": 2, "steps": 4, "augmentation": "none"} | changes.pop("recipe", {}))
-    spec = NetworkSpec(name="unet", dim=dim, in_channels=1, out_channels=3, options={"features": (4, 8)})
+    unet = NetworkSpec(name="unet", dim=dim, in_channels=1, out_channels=3, options={"features": (4, 8)})
+    spec = changes.pop("network", unet)
     patch = patch or (16,) * dim
     defaults = {"spacing": (1.0,) * dim, "normalise": (Normalise(scheme="zscore"),), "shape": patch, "batch": 2}
     return Config(**defaults | changes, dim=dim, patch=patch, network=spec, recipe=recipe)

@@ -143,7 +143,8 @@ def train(work: Path, /, options: Annotated[TrainOptions, Flat] = TrainOptions()
     """Train a network on prepared cases; Ctrl-C saves, --resume goes on."""
     from mambino.training import train as train_network
 
-    _print_path(train_network(work, options, on_epoch=console.show_epoch), json, "model")
+    model = train_network(work, options, on_epoch=console.show_epoch, on_init=tables.show_start)
+    _print_path(model, json, "model")
 
 
 @app.command

@@ -1,5 +1,6 @@
 """What a person reads of the values that verbs return: tables and lines, or JSON."""
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
     from mambino.core.report import Choice, Report
     from mambino.models.cost import Cost
     from mambino.weights.conversion import Conversion
+    from mambino.weights.initialisation import Initialisation
 
 
 def show_findings(findings: "Findings") -> None:
@@ -25,6 +27,22 @@ def show_findings(findings: "Findings") -> None:
         console.say(f"{what} written to {findings.copy}")
     elif findings.errors:
         console.say(f"a copy with what can be mended: mambino check {findings.folder} --repair -o COPY")
+
+
+def show_start(started: "Initialisation") -> None:
+    """Say which parts of a network were started from another one's weights, and which were not."""
+    as_they_are = (name for name in started.loaded if name not in started.adapted)
+    kinds = {
+        "loaded": dict.fromkeys(as_they_are, ""),
+        "adapted": started.adapted,
+        "skipped": started.skipped,
+        "left": dict.fromkeys(started.left, ""),
+    }
+    console.note(f"started from {started.network}; every tensor is in init.json")
+    for kind, tensors in kinds.items():
+        counts = Counter((".".join(name.split(".")[:2]), why) for name, why in tensors.items())
+        for (part, why), count in counts.items():
+            console.note(f"{kind:8} {count:4} of {part}" + (f": {why}" if why else ""))
 
 
 def show_report(report: "Report", folder: Path, json: bool) -> None:

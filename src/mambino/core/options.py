@@ -86,6 +86,11 @@ class TrainOptions:
         device: where to train.
         threads: of the processor; 0 takes all.
         resume: go on with the run from where it stopped.
+        init: start from the weights of this bundle: of the same network for other labels or channels, or of a VMamba
+            for the networks that are built on it.
+        init_slip: take one tensor more into Swin-UMamba, the bias of the norm of the patch embedding, as its
+            authors' code does by a slip.
+        freeze_encoder: epochs for which the encoder learns nothing.
     """
 
     config: str | None = None
@@ -101,6 +106,9 @@ class TrainOptions:
     device: Device = "auto"
     threads: Annotated[int, Ge(0)] = 0
     resume: bool = False
+    init: Path | None = None
+    init_slip: bool = False
+    freeze_encoder: Annotated[int, Ge(0)] = 0
 
 
 @record

@@ -13,11 +13,12 @@ from torch import nn
 from mambino.core import machine
 from mambino.core.options import TrainOptions
 from mambino.core.plan import Config, Plan, read_plan
-from mambino.core.records import checked
+from mambino.core.records import checked, write
 from mambino.models import build
 from mambino.nn.device import choose_device, keep_allocations
 from mambino.training.augmentation import augmentation
 from mambino.training.choosing import check_network, choose_config
+from mambino.training.freezing import check_encoder
 from mambino.training.interrupt import Stopped, after_the_step
 from mambino.training.loop import Course, Epoch, epochs, finished
 from mambino.training.material import Material, material
@@ -25,7 +26,8 @@ from mambino.training.precision import Precision, choose_precision
 from mambino.training.runs import Folder, Run, bundle, check_same, keep, log, open_run, previous, ship
 from mambino.training.sampling import held, patches
 from mambino.training.state import State, optimiser
-from mambino.weights.bundle import save
+from mambino.weights.bundle import load, save
+from mambino.weights.initialisation import Initialisation, initialise
 
 SAVE_EVERY = 30.0
 """Seconds between two saved states; one is also saved at the end."""
@@ -35,18 +37,29 @@ def ignore(epoch: Epoch) -> None:
     """Show nothing: what is done with an epoch by whoever does not ask for it."""
 
 
-def train(work: Path, options: TrainOptions = TrainOptions(), *, on_epoch: Callable[[Epoch], None] = ignore) -> Path:
+def pass_by(started: Initialisation) -> None:
+    """Show nothing: what is done with a start from other weights by whoever does not ask for it."""
+
+
+def train(
+    work: Path,
+    options: TrainOptions = TrainOptions(),
+    *,
+    on_epoch: Callable[[Epoch], None] = ignore,
+    on_init: Callable[[Initialisation], None] = pass_by,
+) -> Path:
     """Train one network on prepared cases.
 
-    Everything lies in `work/runs/<configuration>-<fold>/`: `options.json`, `log.jsonl` (one line an epoch),
-    `state.pt` (to go on with `resume`), `best.safetensors` (on validation), `last.safetensors`, and in the end
-    `model.safetensors`, the weights to ship.
+    Everything lies in `work/runs/<configuration>-<fold>/`: `options.json`, `init.json` (what was taken from the
+    bundle `options.init`), `log.jsonl` (one line an epoch), `state.pt` (to go on with `resume`), `best.safetensors`
+    (on validation), `last.safetensors`, and in the end `model.safetensors`, the weights to ship.
     Ctrl-C finishes the step, saves, and raises KeyboardInterrupt. A run that is complete is left as it is.
 
     Args:
         work: a planned and prepared work folder.
         options: what to train, for how long, and on what.
         on_epoch: told each epoch.
+        on_init: told what was taken from `options.init`, before the first step.
 
     Returns:
         The path of the bundle to ship.
@@ -55,6 +68,7 @@ def train(work: Path, options: TrainOptions = TrainOptions(), *, on_epoch: Calla
         DataError: there is no plan, or nothing is prepared.
         OptionError: the plan lacks the configuration, its network cannot be built or cannot take the patch, or the
             run's folder holds another run.
+        WeightsError: `options.init` is no bundle, or nothing in it fits the network.
         Error: the loss became infinite.
     """
     options, began = checked(options), time.perf_counter()
@@ -65,12 +79,18 @@ def train(work: Path, options: TrainOptions = TrainOptions(), *, on_epoch: Calla
     old = previous(folder, options)
     cases = material(work, config, options)
     with _prepared_torch(options) as device:
-        network = build(config.network).to(device)
+        network = build(config.network)
+        check_encoder(network, config.network.name, options.freeze_encoder)
+        started = None if old else _started(network, plan, config, options)
+        network.to(device)
         run = _run(name, config, cases, options, choose_precision(_asked(options, old), device, network, config))
         if old:
             check_same(old, run, folder)
         state = _state(network, config)
         open_run(folder, run, old, state)
+        if started:
+            write(started, folder.init)
+            on_init(started)
         course = _course(plan, run, cases, Precision(device, run.precision))
         state.seconds += time.perf_counter() - began
         with after_the_step() as check:
@@ -112,6 +132,13 @@ def _train(
     ship(folder, early=early)
 
 
+def _started(network: nn.Module, plan: Plan, config: Config, options: TrainOptions) -> Initialisation | None:
+    """Fill the network from the bundle that the options name, if they do."""
+    if options.init is None:
+        return None
+    return initialise(network, config.network, load(options.init), plan.labels, slip=options.init_slip)
+
+
 def _asked(options: TrainOptions, old: Run | None) -> Literal["auto", "float32", "bf16"]:
     """Return the precision asked for; a run that goes on keeps the one it has chosen."""
     return old.precision if old and options.precision == "auto" else options.precision
@@ -148,6 +175,7 @@ def _course(plan: Plan, run: Run, cases: Material, precision: Precision) -> Cour
         validate_every=options.validate_every,
         patience=options.patience,
         workers=_workers(precision.device),
+        frozen=options.freeze_encoder,
     )
 
 

@@ -13,6 +13,7 @@ from mambino.core.labels import Labels
 from mambino.core.plan import Config
 from mambino.core.records import record
 from mambino.training.divergence import diverged
+from mambino.training.freezing import hold
 from mambino.training.loss import deep_dice_ce
 from mambino.training.precision import Precision
 from mambino.training.sampling import Batch, Readable, stream
@@ -70,6 +71,7 @@ class Course:
         validate_every: epochs between validations; 0 follows from the length of the run.
         patience: epochs without improvement after which it ends; 0 never ends it.
         workers: threads that prepare batches; 0 prepares them between the steps.
+        frozen: epochs for which the encoder learns nothing.
     """
 
     config: Config
@@ -82,6 +84,7 @@ class Course:
     validate_every: int = 0
     patience: int = 0
     workers: int = 0
+    frozen: int = 0
 
 
 def proceed() -> None:
@@ -131,6 +134,7 @@ def _learn(state: State, batch: Batch, course: Course) -> None:
     recipe, device = course.config.recipe, course.precision.device
     images, target = batch.images.to(device), batch.target.to(device)
     share = _share(state)
+    hold(state.network, frozen=state.epoch < course.frozen)
     for group in state.optimiser.param_groups:
         group["lr"] = rate(state.progress + share / 2, recipe.rate, recipe.schedule, recipe.warmup)
     with course.precision.autocast():

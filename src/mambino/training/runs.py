@@ -61,6 +61,11 @@ class Folder:
         return self.path / "log.jsonl"
 
     @property
+    def init(self) -> Path:
+        """What the network was started from, tensor by tensor, where it was from another."""
+        return self.path / "init.json"
+
+    @property
     def state(self) -> Path:
         """All that is needed to go on."""
         return self.path / "state.pt"
@@ -104,12 +109,12 @@ def check_same(old: Run, new: Run, folder: Folder) -> None:
     Raises:
         OptionError: names the option and both values.
     """
-    for name in ("seed", "fold", "folds"):
-        before, now = getattr(old.options, name), getattr(new.options, name)
+    for name in ("seed", "fold", "folds", "freeze_encoder"):
+        before, now, flag = getattr(old.options, name), getattr(new.options, name), name.replace("_", "-")
         if before != now:
             raise OptionError(
-                f"{folder.path} holds a run with --{name} {before}, it cannot go on with --{name} {now}",
-                hint=f"give --{name} {before}, or remove the folder to start again",
+                f"{folder.path} holds a run with --{flag} {before}, it cannot go on with --{flag} {now}",
+                hint=f"give --{flag} {before}, or remove the folder to start again",
             )
     hint = "remove the folder to start again with the plan as it is now"
     changed = [name for name in old.config.__slots__ if getattr(old.config, name) != getattr(new.config, name)]  # type: ignore[attr-defined]
