@@ -6,36 +6,11 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from mambino.core.plan import NetworkSpec
 from mambino.errors import OptionError, ShapeError
-from mambino.models import build, describe, divisor
-from mambino.models.cost import multiply_adds, parameters
+from mambino.models import build, divisor
 from mambino.nn.drop_path import DropPath
 from mambino.nn.patches import PatchMerging
 from mambino.nn.swin import SwinBlock
 from tests.models.cases import spec
-
-# Network, channels in and out, options, image; counted on the originals: parameters (M) and multiply-adds (G).
-COUNTS = [
-    ("segresnet", 1, 14, {}, (320, 320), 6.299, 24.30),
-    ("segresnet", 1, 3, {}, (128, 128, 128), 18.796, 579.15),
-    ("unetr", 1, 14, {"patch": (320, 320)}, (320, 320), 87.445, 42.03),
-    ("unetr", 1, 3, {"patch": (128, 128, 128)}, (128, 128, 128), 93.030, 175.99),
-    ("swin_unetr", 1, 14, {}, (320, 320), 25.139, 27.65),
-    ("swin_unetr", 1, 3, {}, (128, 128, 128), 62.187, 762.89),
-    ("swin_unet", 3, 9, {}, (224, 224), 27.169, 6.11),
-]
-UNUSED = {"unetr": 18432}  # the counts are of MONAI 1.6, whose UNETR has norms that it does not use
-
-
-@pytest.mark.parametrize(("name", "into", "out", "options", "shape", "millions", "products"), COUNTS)
-def test_counts_equal_those_of_the_originals(name, into, out, options, shape, millions, products):
-    asked = NetworkSpec(name=name, dim=len(shape), in_channels=into, out_channels=out, options=options)
-    with torch.device("meta"):
-        count = parameters(build(asked))
-    assert round((count + UNUSED.get(name, 0)) / 1e6, 3) == millions
-    assert f"{count / 1e6:.2f} M" in describe(name).counted
-    found = multiply_adds(asked, shape)
-    assert found.products / 1e9 == pytest.approx(products, rel=5e-3)
-    assert found.scan == 0
 
 
 @pytest.mark.parametrize("name", ["swin_unet", "unetr"])

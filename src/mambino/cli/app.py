@@ -239,10 +239,7 @@ def models(*, json: Json = False) -> None:
     from mambino.models import list_models
 
     described = list_models()
-    if json:
-        return tables.show_json(described)
-    rows = [(d.name, tables.joined(d.dims), d.counted, d.claimed or "-", d.paper) for d in described]
-    return console.table(["network", "dims", "parameters counted", "claimed", "paper"], rows)
+    return tables.show_json(described) if json else tables.show_models(described)
 
 
 @app.command
@@ -255,6 +252,7 @@ def cost(
     channels: int = 1,
     classes: int = 2,
     set: Annotated[tuple[str, ...], Parameter(name="--set")] = (),  # noqa: A002 - the name of the flag
+    measure: bool = False,
     json: Json = False,
 ) -> None:
     """Count what a network costs for one image: parameters, operations by kind, memory; and what its paper claims.
@@ -266,11 +264,13 @@ def cost(
         channels: of the image.
         classes: of the masks, background included.
         set: options of the network, as in --set width=48 depths=2,2,2,2; the paper's values if not given.
+        measure: also run it, forward and then a step of training, and measure the peak of memory; on Linux.
         json: print the counts as JSON.
     """
     from mambino.models.cost import cost as count_cost
 
-    counted = count_cost(model, _sides(size, dim), channels=channels, classes=classes, options=_options(set))
+    sides, options = _sides(size, dim), _options(set)
+    counted = count_cost(model, sides, channels=channels, classes=classes, options=options, measure=measure)
     return tables.show_json(counted) if json else tables.show_cost(counted)
 
 
@@ -305,11 +305,7 @@ def weights(*, json: Json = False) -> None:
     from mambino.weights.published import list_weights
 
     published = list_weights()
-    if json:
-        return tables.show_json(published)
-    rows = [(p.network, p.weights, p.file, p.where, p.licence, p.claimed, p.measured or "-") for p in published]
-    console.table(["network", "trained on", "file", "where", "licence", "claimed", "measured"], rows)
-    return console.say("repositories are those of the papers; whether a file lies there was not looked up")
+    return tables.show_json(published) if json else tables.show_weights(published)
 
 
 @app.command

@@ -9,9 +9,12 @@ from mambino.cli import console
 if TYPE_CHECKING:
     from mambino.core.findings import Findings
     from mambino.core.report import Choice, Report
+    from mambino.models.claims import Claim
     from mambino.models.cost import Cost
+    from mambino.models.descriptions import Description
     from mambino.weights.conversion import Conversion
     from mambino.weights.initialisation import Initialisation
+    from mambino.weights.published import Published
 
 
 def show_findings(findings: "Findings") -> None:
@@ -82,16 +85,25 @@ def _print_choice(choice: "Choice") -> None:
     return console.table([*columns[:4], ""], [(*row[:4], row[5]) for row in rows])
 
 
+def show_models(described: "tuple[Description, ...]") -> None:
+    """Print the networks: their sizes as counted and as claimed."""
+    rows = [(d.name, joined(d.dims), d.counted, d.claimed or "-", d.paper) for d in described]
+    console.table(["network", "dims", "parameters counted", "claimed", "paper"], rows)
+
+
+def show_weights(published: "tuple[Published, ...]") -> None:
+    """Print what authors published."""
+    rows = [(p.network, p.weights, p.file, p.where, p.licence, p.claimed, p.measured or "-") for p in published]
+    console.table(["network", "trained on", "file", "where", "licence", "claimed", "measured"], rows)
+    console.say("repositories are those of the papers; whether a file lies there was not looked up")
+
+
 def show_cost(counted: "Cost") -> None:
     """Print what a network costs."""
     work = counted.operations
     rows = [
         ("parameters", f"{counted.parameters / 1e6:.3f} M", "each tensor once"),
-        (
-            "claimed",
-            counted.claimed or "-",
-            f"by the paper, for its own options; we count {counted.counted or '-'}",
-        ),
+        ("usually", counted.counted or "-", "parameters with the papers' options"),
         ("convolutions", _giga(work.convolutions), "multiply-adds"),
         ("linear layers", _giga(work.linear), "multiply-adds"),
         ("attention", _giga(work.attention), "multiply-adds"),
@@ -102,9 +114,31 @@ def show_cost(counted: "Cost") -> None:
         ("memory, inference", f"{counted.inference / 2**30:.3f} GiB", "activations, float32, without weights"),
         ("memory, training", f"{counted.training / 2**30:.3f} GiB", "with gradients, a batch of one"),
     ]
+    if found := counted.measured:
+        rows.append(("measured, inference", f"{found.inference / 2**30:.3f} GiB", "peak of a process, without weights"))
+        rows.append(("measured, training", f"{found.training / 2**30:.3f} GiB", "with gradients, without optimiser"))
     console.table([f"{counted.network.name}, {joined(counted.size)}", "", ""], rows)
+    for claim in counted.claims:
+        if claim.source:
+            console.say(f"claimed: {_said(claim)}")
+    if not counted.claims and counted.claimed:
+        console.say(f"claimed: {counted.claimed}")
     if counted.note:
         console.say(f"note: {counted.note}")
+
+
+def _said(claim: "Claim") -> str:
+    """Return a claim in a line: the numbers, what they are of, where they stand, and why they differ from ours."""
+    from mambino.models.claims import told
+
+    images = f" for {claim.images} images" if claim.images > 1 else ""
+    numbers = [
+        f"{claim.parameters} M" * bool(claim.parameters),
+        f"{claim.operations} G{images}" * bool(claim.operations),
+    ]
+    setting = ", ".join(filter(None, [joined(claim.size), told(claim)]))
+    why = f"; {claim.note}" if claim.note else ""
+    return f"{', '.join(filter(None, numbers))} at {setting} ({claim.source}){why}"
 
 
 def show_conversion(made: "Conversion") -> None:

@@ -21,6 +21,8 @@ from mambino.core.plan import NetworkSpec, Value
 from mambino.core.records import record
 from mambino.errors import OptionError
 from mambino.models import build, describe, options_of
+from mambino.models.claims import Claim, claims
+from mambino.models.measuring import Measured, peaks
 from mambino.ops.selective_scan.inputs import Inputs
 
 WEIGHT = Inputs._fields.index("W") - 3  # among the arguments of the scan after u, delta and A
@@ -82,7 +84,9 @@ class Cost:
         operations: of one pass forward.
         inference: peak of memory beside the weights (bytes), float32; see `activation_bytes`.
         training: the same for a step forward and backward, with the gradients of the weights.
-        claimed: parameters that the paper states, for its own options and sizes.
+        measured: peaks of memory that were measured, beside those counted; nothing if not asked for.
+        claims: what is stated of this network in print, for which options and sizes.
+        claimed: the parameters among it, in words.
         counted: parameters that we count with these.
         note: why they differ, or what else to know.
     """
@@ -93,6 +97,8 @@ class Cost:
     operations: Operations
     inference: int
     training: int
+    measured: Measured | None
+    claims: tuple[Claim, ...]
     claimed: str
     counted: str
     note: str
@@ -105,6 +111,7 @@ def cost(
     channels: int = 1,
     classes: int = 2,
     options: Mapping[str, Value] | None = None,
+    measure: bool = False,
 ) -> Cost:
     """Count what a network costs for one image of `size` (voxels, slowest axis first).
 
@@ -115,9 +122,11 @@ def cost(
         size: 2 or 3 sides.
         channels, classes: of images and logits.
         options: of the network; what is left out has the paper's value.
+        measure: also run it, forward and then a step of training, each in a process of its own, and measure the
+            peak of memory; on Linux.
 
     Raises:
-        OptionError: there is no such network, or not with these options or axes.
+        OptionError: there is no such network, or not with these options or axes; or memory cannot be measured.
         ShapeError: the network does not take images of this size.
     """
     if len(size) not in {2, 3} or min(size) < 1:
@@ -126,15 +135,17 @@ def cost(
     if "patch" in options_of(model):
         given = {"patch": size, **given}
     spec = NetworkSpec(name=model, dim=len(size), in_channels=channels, out_channels=classes, options=given)
-    network, _ = _without_data(spec, size, batch=1)
+    held, operations = count(spec, size)
     said = describe(model)
     return Cost(
         network=spec,
         size=size,
-        parameters=parameters(network),
-        operations=multiply_adds(spec, size),
+        parameters=held,
+        operations=operations,
         inference=activation_bytes(spec, size, 1, training=False),
         training=activation_bytes(spec, size, 1),
+        measured=peaks(spec, size) if measure else None,
+        claims=claims(model),
         claimed=said.claimed,
         counted=said.counted,
         note=said.note,
@@ -148,6 +159,11 @@ def parameters(network: nn.Module) -> int:
 
 def multiply_adds(spec: NetworkSpec, shape: tuple[int, ...]) -> Operations:
     """Count the operations of a network for one image of `shape` (voxels)."""
+    return count(spec, shape)[1]
+
+
+def count(spec: NetworkSpec, shape: tuple[int, ...]) -> tuple[int, Operations]:
+    """Count the parameters of a network, each tensor once, and its operations for one image of `shape` (voxels)."""
     scans: list[tuple[int, int]] = []
 
     def scan(u: tuple[int, ...], _: Any, rates: tuple[int, ...], *others: Any, **__: Any) -> int:
@@ -174,10 +190,10 @@ def multiply_adds(spec: NetworkSpec, shape: tuple[int, ...]) -> Operations:
     with torch.no_grad(), counter:
         network.scales(x)
     kinds = dict.fromkeys(("convolutions", "linear", "attention"), 0)
-    for operator, count in counter.get_flop_counts().get("Global", {}).items():
-        kinds[_KIND.get(str(operator), "attention")] += count // 2
+    for operator, work in counter.get_flop_counts().get("Global", {}).items():
+        kinds[_KIND.get(str(operator), "attention")] += work // 2
     papers, exact = (sum(column) for column in zip(*scans, strict=True)) if scans else (0, 0)
-    return Operations(**kinds, scan=papers, scan_exact=exact)
+    return parameters(network), Operations(**kinds, scan=papers, scan_exact=exact)
 
 
 def _recurrence(channels: int, states: int, *, gate: bool) -> tuple[int, int]:
