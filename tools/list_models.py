@@ -16,7 +16,7 @@ from mambino.models.cost import count as count_network
 from mambino.models.descriptions import Description
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "models.md"
-NETWORKS = ("network", "what it is", "published", "code that it equals", "note")
+NETWORKS = ("network", "what it is", "published", "code that it equals", "parameters", "note")
 COUNTS = (
     "network", "image", "parameters claimed", "counted", "difference",
     "operations claimed", "multiply-adds", "in the scan", "sum", "difference", "source; why they differ",
@@ -79,7 +79,8 @@ def network_row(described: Description) -> str:
     axes = " and ".join(f"{dim}D" for dim in described.dims)
     kind = "" if described.kind == "segmentation" else f"; a {described.kind}"
     paper = re.sub(r"arXiv (\d{4}\.\d{5})", r"[arXiv \1](https://arxiv.org/abs/\1)", described.paper)
-    return line([f"`{described.name}`", f"{described.title}; {axes}{kind}", paper, described.code, described.note])
+    what = f"{described.title}; {axes}{kind}"
+    return line([f"`{described.name}`", what, paper, described.code, described.counted, described.note])
 
 
 def count_row(count: Counted) -> str:

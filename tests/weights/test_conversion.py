@@ -49,6 +49,18 @@ def shipped(name, state, want):
     return containers.of_nnunet(state, containers.plan(want.dim, patch, strides, **schemes), described)
 
 
+def stored(name, folder):
+    """Write a checkpoint with the names and shapes of a published one, as its authors store it."""
+    state = containers.zeros(containers.inventory(name))
+    if name.endswith(("isic", "enc_202401_2d_abdomenmr")):
+        state = {f"module.{key}": value for key, value in state.items()}
+    path = folder / "checkpoint.pth"
+    whole = shipped(name, state, SPECS[name])
+    torch.save(whole, path, _use_new_zipfile_serialization=not name.startswith("vmunet"))
+    containers.forget()
+    return path
+
+
 def build_on_nothing(spec):
     with torch.device("meta"):
         return build(spec)
@@ -58,12 +70,7 @@ def build_on_nothing(spec):
 @pytest.mark.filterwarnings("ignore:for .* copying from a non-meta parameter")
 @pytest.mark.parametrize("name", SPECS)
 def test_every_published_checkpoint_is_read_recognised_and_fits(tmp_path, name):
-    want, path = SPECS[name], tmp_path / "checkpoint.pth"
-    state = containers.zeros(containers.inventory(name))
-    if name.endswith(("isic", "enc_202401_2d_abdomenmr")):
-        state = {f"module.{key}": value for key, value in state.items()}
-    torch.save(shipped(name, state, want), path, _use_new_zipfile_serialization=not name.startswith("vmunet"))
-    containers.forget()
+    want, path = SPECS[name], stored(name, tmp_path)
     found = read_checkpoint(path)
     source = recognise(found.state)
     plan = planned(found.beside, path)
@@ -81,6 +88,28 @@ def test_every_published_checkpoint_is_read_recognised_and_fits(tmp_path, name):
     assert repr(network) == repr(other)
     assert network.divisor == other.divisor
     load_state(network, found.state, source)
+
+
+QUICK = ("lightmunet_2d_xray", "segresnet_3d", "vmamba_tiny_v0", "vmunet_isic")
+
+
+@inventories
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in SPECS]
+)
+def test_every_published_checkpoint_becomes_a_bundle(tmp_path, name):
+    want = SPECS[name]
+    made = convert(stored(name, tmp_path), tmp_path / "m.safetensors")
+    found = info(made.bundle)
+    sigmoid = want.out_channels == 1 and want.name == "vm_unet"
+    network = found.config.network
+    assert network == made.network
+    assert (network.name, network.dim, network.in_channels) == (want.name, want.dim, want.in_channels)
+    assert network.out_channels == (2 if sigmoid else want.out_channels)
+    assert (made.config == "used") == name.startswith(("lightm", "nnunet", "segres", "swinum", "swinunetr", "u"))
+    bundle = load(made.bundle)
+    assert not any(value.any() for value in bundle.network.state_dict().values() if value.is_floating_point())
+    assert sum(p.numel() for p in bundle.network.parameters()) == made.parameters
 
 
 def tiny(name="lightm_unet", **options):
@@ -282,12 +311,31 @@ def test_a_volume_network_has_its_strides_and_nnunets_recipe(tmp_path):
     assert math.isclose(bundle.config.recipe.weight_decay, 3e-5)
 
 
-def test_strides_that_contradict_the_plan_and_turned_volumes_are_refused(tmp_path):
+def test_strides_that_contradict_the_plan_are_refused(tmp_path):
     path = tmp_path / "c.pth"
     _, content = unet_content(((1, 1, 1), (2, 2, 2), (2, 2, 2)))
     refused(content, path, "the plan has strides .*, but the weights those of")
-    _, content = unet_content((), transpose_forward=[2, 0, 1])
-    refused(content, path, r"reads the axes of volumes in the order \(2, 0, 1\), but a bundle in 3D keeps")
+
+
+def test_volumes_are_read_in_the_order_of_the_plan(tmp_path):
+    path, turned = tmp_path / "c.pth", tmp_path / "turned.safetensors"
+    _, content = unet_content((), transpose_forward=[2, 0, 1], transpose_backward=[1, 2, 0])
+    weights = content["network_weights"]
+    torch.save(content, path)
+    assert info(convert(path, turned).bundle).config.axes == (2, 0, 1)
+    _, content = unet_content(())
+    torch.save(content | {"network_weights": weights}, path)
+    plain = convert(path, tmp_path / "plain.safetensors").bundle
+    voxels = np.random.default_rng(0).normal(size=(8, 16, 24)).astype(np.float32)  # (z, y, x)
+    masks = []
+    for bundle, array in ((turned, voxels), (plain, voxels.transpose(2, 0, 1))):
+        folder = tmp_path / bundle.stem
+        spacing = np.array([1.5, 0.8, 0.8]) if bundle == plain else np.array([0.8, 0.8, 1.5])
+        nib.save(nib.Nifti1Image(array.T, np.diag([*spacing[::-1], 1.0])), tmp_path / "image.nii.gz")
+        assert dispatch(["predict", str(bundle), str(tmp_path / "image.nii.gz"), "-o", str(folder)]) == 0
+        masks.append(np.asarray(nib.load(folder / "image.nii.gz").dataobj).T)
+    assert len(np.unique(masks[0])) > 1
+    assert np.array_equal(masks[0].transpose(2, 0, 1), masks[1])
 
 
 def test_a_folder_of_nnunet_is_read_with_the_plan_that_lies_in_it(tmp_path):
