@@ -41,6 +41,7 @@ def test_a_typo_in_a_plan_is_named():
         ({"shape": (64,)}, r"shape needs 2 positive entries, got \(64,\)"),
         ({"normalise": ()}, "normalise needs an entry for each of 1 channels, got 0"),
         ({"slice_axis": 3}, "slice_axis is 0, 1 or 2, and for dim 2 only; got 3 for dim 2"),
+        ({"axes": (2, 0, 1)}, r"axes is an order of 0, 1 and 2, and for dim 3 only; got \(2, 0, 1\) for dim 2"),
         ({"mirror": (5,)}, r"mirror names axes from 0 to 1, each once, got \(5,\)"),
         ({"mirror": (1, 1)}, r"mirror names axes from 0 to 1, each once, got \(1, 1\)"),
         ({"swap_axis": 2}, "swap_axis is an axis from 0 to 1, got 2"),

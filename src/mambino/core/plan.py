@@ -136,6 +136,8 @@ class Config:
         orientation: axes are turned to it before anything else, "RAS" say; None: as stored.
         slice_axis: for dim 2 on volumes, the axis (after turning) that slices are taken along; it keeps
             its own spacing. None: the images themselves have `dim` axes.
+        axes: for dim 3, the axes (after turning) in the order in which the network reads them, slowest first; all
+            that follows counts axes in this order. Empty: as they are.
         crop: cut away the border of zeros before resampling.
         normalise: one entry a channel.
         mirror: spatial axes (0 is the slowest of the patch) that may be mirrored in training and testing.
@@ -152,6 +154,7 @@ class Config:
     spacing: tuple[float, ...]
     orientation: str | None = None
     slice_axis: int | None = None
+    axes: tuple[int, ...] = ()
     crop: bool = True
     normalise: tuple[Normalise, ...]
     resample: Resample = Resample()
@@ -188,6 +191,8 @@ class Config:
             directions(self.orientation)
         if self.slice_axis is not None and (self.dim == 3 or self.slice_axis not in range(3)):
             raise OptionError(f"slice_axis is 0, 1 or 2, and for dim 2 only; got {self.slice_axis} for dim {self.dim}")
+        if self.axes and (self.dim == 2 or sorted(self.axes) != [0, 1, 2]):
+            raise OptionError(f"axes is an order of 0, 1 and 2, and for dim 3 only; got {self.axes} for dim {self.dim}")
         if len(set(self.mirror)) < len(self.mirror) or not set(self.mirror) <= set(range(self.dim)):
             raise OptionError(f"mirror names axes from 0 to {self.dim - 1}, each once, got {self.mirror}")
         if self.swap_axis is not None and self.swap_axis not in range(self.dim):

@@ -13,7 +13,7 @@ from mambino.inference.sliding import sliding
 from mambino.ops.windows import Slab
 from mambino.weights.bundle import Bundle, BundleHeader, header
 
-_VIEW = ("dim", "spacing", "orientation", "slice_axis", "crop", "normalise", "resample", "patch")
+_VIEW = ("dim", "spacing", "orientation", "slice_axis", "axes", "crop", "normalise", "resample", "patch")
 
 
 def common_header(paths: Sequence[Path]) -> BundleHeader:

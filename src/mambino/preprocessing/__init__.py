@@ -22,7 +22,7 @@ from mambino.preprocessing.store import Origin, Store
 
 _FORMAT = "1"  # of prepared cases; a new one makes all of them again
 _COPIES = 10  # of a prepared case, that preparing it may hold at once: measured 4, but sizes vary
-_DATA_FIELDS = ("spacing", "orientation", "slice_axis", "crop", "normalise", "resample")
+_DATA_FIELDS = ("spacing", "orientation", "slice_axis", "axes", "crop", "normalise", "resample")
 
 
 def preprocess(work: Path, options: PreprocessOptions = PreprocessOptions(), *, progress: Progress = silent) -> Path:

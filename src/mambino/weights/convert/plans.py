@@ -164,17 +164,13 @@ def config_of(plan: Planned, network: NetworkSpec, path: Path) -> Config:
     dim = len(settings["patch_size"])
     order = tuple(int(axis) for axis in plan.plans.get("transpose_forward") or range(3))
     flat = _flat(plan.plans)
-    if dim == 3 and order != (0, 1, 2):
-        raise WeightsError(
-            f"{path} reads the axes of volumes in the order {order}, but a bundle in 3D keeps that of the file",
-            hint="2D configurations of such a plan can be converted",
-        )
     if dim == 2 and order[1] > order[2]:
         raise WeightsError(f"{path} turns slices to the axes {order[1:]}, but a bundle keeps their order")
     return Config(
         dim=dim,
         spacing=tuple(float(step) for step in settings["spacing"]),
         slice_axis=order[0] if dim == 2 and not flat else None,
+        axes=order if dim == 3 and order != (0, 1, 2) else (),
         normalise=_normalise(plan, network.in_channels, path),
         resample=_resample(settings, path),
         mirror=tuple(sorted(plan.mirror)),
