@@ -18,6 +18,7 @@ class Provenance:
         steps: optimiser steps taken.
         seconds: of training.
         score: mean validation Dice when the weights were kept, where it was measured.
+        accuracy: share of held-out pictures that a classifier told right, where it was measured.
         versions: of mambino, torch, numpy and Python.
         licence: of the weights, where stated.
         source: file name and sha256 of a converted checkpoint, else empty.
@@ -31,6 +32,7 @@ class Provenance:
     steps: int = 0
     seconds: float = 0.0
     score: float | None = None
+    accuracy: float | None = None
     versions: dict[str, str]
     licence: str = ""
     source: str = ""
