@@ -176,6 +176,10 @@ class PredictOptions:
         overlap: of neighbouring windows, as a share of the patch.
         probabilities: write class probabilities beside the masks.
         overwrite: replace masks that other bundles or options have made.
+        series: UIDs of the DICOM series to read, one a channel; the largest volume if not given.
+        format: "mask" is a file of the image's kind, NIfTI for DICOM; of DICOM also "seg", a segmentation with a bit
+            for each label, "seg-labelmap", one with a number a voxel, and "rtstruct", contours for radiotherapy.
+        codes: a .toml or .json file with coded names of labels, for DICOM.
         precision: of the network.
         device: where to predict.
         threads: of the processor; 0 takes all.
@@ -185,6 +189,9 @@ class PredictOptions:
     overlap: Annotated[float, Ge(0), Le(0.9)] = 0.5
     probabilities: bool = False
     overwrite: bool = False
+    series: tuple[str, ...] = ()
+    format: Literal["mask", "seg", "seg-labelmap", "rtstruct"] = "mask"
+    codes: Path | None = None
     precision: Literal["auto", "float32", "bf16"] = "auto"
     device: Device = "auto"
     threads: Annotated[int, Ge(0)] = 0
