@@ -176,6 +176,7 @@ class PredictOptions:
         overlap: of neighbouring windows, as a share of the patch.
         probabilities: write class probabilities beside the masks.
         overwrite: replace masks that other bundles or options have made.
+        series: UIDs of the DICOM series to read, one a channel; the largest volume if not given.
         precision: of the network.
         device: where to predict.
         threads: of the processor; 0 takes all.
@@ -185,6 +186,7 @@ class PredictOptions:
     overlap: Annotated[float, Ge(0), Le(0.9)] = 0.5
     probabilities: bool = False
     overwrite: bool = False
+    series: tuple[str, ...] = ()
     precision: Literal["auto", "float32", "bf16"] = "auto"
     device: Device = "auto"
     threads: Annotated[int, Ge(0)] = 0

@@ -18,7 +18,8 @@ from mambino.core.provenance import versions
 from mambino.core.records import checked, replacing, write
 from mambino.errors import DataError, Error, OptionError
 from mambino.imageio import SUFFIXES, mask_suffix, suffix, write_labels, write_scores
-from mambino.imageio.folders import Problem, find_images, read_case_images
+from mambino.imageio.inputs import Input, find_images, read_input
+from mambino.imageio.pairing import Problem
 from mambino.inference.ensemble import common_header, logits
 from mambino.inference.ledger import (
     NAME,
@@ -57,7 +58,8 @@ def predict(
 
     Args:
         bundles: one, or several whose logits are averaged.
-        inputs: image files, or folders of images; channel files (`_0000`, ...) belong together.
+        inputs: image files, or folders of images; channel files (`_0000`, ...) belong together. A folder, zip or
+            DICOMDIR of DICOM is one case.
         output: folder for the masks; "predictions" in the current folder if None, for one image too.
         options: see `PredictOptions`.
         progress: called before each case and at the end.
@@ -112,35 +114,39 @@ def predict(
 class _Result:
     """What the network says of one image; scores [k, *s] where they are asked for."""
 
+    given: Input
     segmentation: Segmentation
     scores: NDArray[np.float32] | None
 
 
 def _segment(case: Case, ensemble: Sequence[Bundle], options: PredictOptions, device: torch.device) -> _Result:
     config, labels = ensemble[0].config, ensemble[0].labels
-    prepared = prepare(read_case_images(case, ensemble[0].channels, "the bundle takes"), config)
+    given = read_input(case, ensemble[0].channels, "the bundle takes", series=options.series)
+    prepared = prepare(given.image, config)
     slabs: Iterable[Slab] = logits(ensemble, prepared.array, options, device)
     scores = None
     if options.probabilities:
         slabs = tuple(slabs)
         scores = restore_scores(slabs, prepared, labels, config)
-    return _Result(restore(slabs, prepared, labels, config), scores)
+    return _Result(given, restore(slabs, prepared, labels, config), scores)
 
 
 def _save(
     result: _Result, case: Case, mask: Path, begin: float, now: Predictions, keep_record: Callable[[Entry], None]
 ) -> None:
     """Write the mask of a case. A full disk ends the run, since the next case would meet it too."""
+    like = None if result.given.volume else case.images[0]
     if result.scores is not None:
-        write_scores(_scores_path(mask), result.scores, result.segmentation.grid, like=case.images[0])
+        write_scores(_scores_path(mask), result.scores, result.segmentation.grid, like=like)
     # Recorded just before it gets its name: a run killed in between makes it again, and never disowns it.
     with replacing(mask) as part:
-        write_labels(part, result.segmentation, like=case.images[0])
+        write_labels(part, result.segmentation, like=like)
         entry = Entry(
             case=case.id,
             status="made",
             file=Path(mask.name),
             seconds=round(time.perf_counter() - begin, 3),
+            message=result.given.sentence,
             sha256=digest_of([part]),
             image=image_digest(case),
             made_by=now.made_by,

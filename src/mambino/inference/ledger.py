@@ -24,7 +24,7 @@ class Entry:
             image; "untouched": there is a mask that is not ours to replace; "failed": see message.
         file: the mask, in the folder of this record; None where there is none.
         seconds: that making it took, or until it failed (s).
-        message: why it failed or was left alone.
+        message: why it failed or was left alone; of DICOM, which series was read.
         sha256: of the mask.
         image: sha256 of the image files it was made from.
         made_by: sha256 of the bundles and options it was made with.
@@ -70,6 +70,7 @@ class Predictions:
         """A digest of the bundles and of those options that change a mask."""
         options = self.options
         words = [*self.bundles, options.mirror, options.overlap, options.precision, options.probabilities]
+        words += options.series
         return hashlib.sha256(repr(words).encode()).hexdigest()
 
 
@@ -127,12 +128,16 @@ def image_digest(case: Case) -> str:
 
 
 def digest_of(paths: Sequence[Path]) -> str:
-    """Return one sha256 over the content of files."""
+    """Return one sha256 over the content of files, and of all files in folders."""
     total = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            total.update(hashlib.file_digest(file, "sha256").digest())
+    for file in (file for path in paths for file in _files(path)):
+        with file.open("rb") as opened:
+            total.update(hashlib.file_digest(opened, "sha256").digest())
     return total.hexdigest()
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
 
 
 def _left(why: str) -> str:
