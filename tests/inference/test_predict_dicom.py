@@ -6,6 +6,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 from scipy.spatial import KDTree
 
@@ -73,15 +74,65 @@ def test_a_bad_series_does_not_stop_the_others(tmp_path, model):
     assert "lacks 1 slices" in made.entries[0].message
 
 
-def planted_in(folder: Path, said: str) -> list[str]:
+def planted_in(folder: Path, said: str, planted=PLANTED) -> list[str]:
     """Return where a planted attribute stands: in a file, in a name, or in what was said."""
     places = []
-    for value in PLANTED.values():
+    for value in planted.values():
         places += [f"said {value}"] if value in said else []
         for file in folder.rglob("*"):
             if value in str(file.relative_to(folder)) or (file.is_file() and value.encode() in file.read_bytes()):
                 places.append(f"{file.name}: {value}")
     return places
+
+
+SHARED = {"PatientName", "PatientID", "PatientBirthDate", "ReferringPhysicianName", "AccessionNumber"}
+"""What DICOM demands of every object of a study: it is in a SEG, and nowhere else."""
+
+
+@pytest.mark.parametrize("kind", ["seg", "seg-labelmap"])
+def test_an_object_shares_the_patient_with_its_source_and_nothing_else_does(tmp_path, model, kind, capfd, caplog):
+    caplog.set_level(logging.DEBUG)
+    write_series(tmp_path / "scan", blob()[0], names=lambda n: f"Planted^Nomen {n}")
+    words = ["predict", str(model), str(tmp_path / "scan"), "-o", str(tmp_path / "out"), "--format", kind, "--json"]
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 0
+    said = "".join(capfd.readouterr()) + caplog.text
+    made = tmp_path / "out/scan.seg.dcm"
+    assert planted_in(tmp_path / "out", said, {k: v for k, v in PLANTED.items() if k not in SHARED}) == []
+    for keyword in SHARED:
+        assert str(pydicom.dcmread(made)[keyword].value) == PLANTED[keyword]
+    made.unlink()
+    assert planted_in(tmp_path / "out", said) == []
+
+
+def test_a_dicom_result_is_made_once_and_names_its_bundle(tmp_path, model):
+    write_series(tmp_path / "scan", blob()[0])
+    codes = tmp_path / "codes.toml"
+    codes.write_text('[labels."organ 1"]\ntype = ["10200004", "SCT", "Liver"]\n')
+    options = PredictOptions(format="seg", codes=codes, probabilities=True)
+    made = predict(model, tmp_path / "scan", tmp_path / "out", options)
+    assert made.entries[0].file == tmp_path / "out/scan.seg.dcm"
+    assert (tmp_path / "out/probabilities/scan.nii.gz").exists()
+    segment = pydicom.dcmread(made.entries[0].file).SegmentSequence[0]
+    assert segment.SegmentedPropertyTypeCodeSequence[0].CodeMeaning == "Liver"
+    said = str(segment.SegmentationAlgorithmIdentificationSequence[0].AlgorithmParameters)
+    assert "model" in said
+    assert made.bundles[0] in said
+    assert status(predict(model, tmp_path / "scan", tmp_path / "out", options)) == [("scan", "kept")]
+    assert str(tmp_path) not in (tmp_path / "out/predict.json").read_text()
+    codes.write_text('[labels."organ 1"]\ntype = ["64033007", "SCT", "Kidney"]\n')
+    assert status(predict(model, tmp_path / "scan", tmp_path / "out", options)) == [("scan", "untouched")]
+    predict(model, tmp_path / "scan", tmp_path / "out")
+    again = predict(model, tmp_path / "scan", tmp_path / "out", options)
+    assert "is of another format than the one on record" in again.entries[0].message
+
+
+def test_other_images_get_no_dicom_result(tmp_path, model):
+    path = tmp_path / "scan.nii.gz"
+    nib.save(nib.Nifti1Image(np.zeros(SHAPE, np.float32), np.eye(4)), path)
+    made = predict(model, path, tmp_path / "out", PredictOptions(format="seg"))
+    assert "case scan is not DICOM, which a DICOM result refers to" in made.entries[0].message
 
 
 @pytest.mark.parametrize("broken", [False, True])

@@ -20,6 +20,7 @@ from mambino.core.options import (
     TrainOptions,
     network_options,
 )
+from mambino.core.provenance import NOT_FOR_CLINICAL_USE
 from mambino.errors import OptionError
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ Json = Annotated[bool, Parameter(name="--json", negative="")]
 
 app = App(
     name="mambino",
-    help="Mamba U-Nets that segment medical images on any machine. Not for clinical use.",
+    help=f"Mamba U-Nets that segment medical images on any machine. {NOT_FOR_CLINICAL_USE}",
     version_flags=["--version"],
     help_epilogue="--options FILE.toml, anywhere on the line, gives defaults for flags: a table a command, "
     "as in [train] and below it minutes = 30. Flags win.",

@@ -1,9 +1,12 @@
-"""Where weights come from: what a user needs to trust them and to make them again."""
+"""Where weights and results come from: what a user needs to trust them and to make them again."""
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
 from mambino.core.records import record
+
+NOT_FOR_CLINICAL_USE = "Not for clinical use."
+"""Said by the command line, by reports and by every DICOM object; README and docs repeat it, which a test checks."""
 
 
 @record
@@ -37,6 +40,29 @@ class Provenance:
     licence: str = ""
     source: str = ""
     dropped: dict[str, str] | None = None
+
+
+@record
+class Maker:
+    """What made a result, for those who meet it elsewhere. Holds no path.
+
+    Attributes:
+        version: of mambino.
+        bundles: name and sha256 of each bundle.
+        networks: their networks.
+    """
+
+    version: str
+    bundles: tuple[tuple[str, str], ...]
+    networks: tuple[str, ...] = ()
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """Name, sha256 and network of each bundle, in words."""
+        found: dict[str, str] = {}
+        for n, ((name, digest), network) in enumerate(zip(self.bundles, self.networks, strict=True), 1):
+            found |= {f"bundle_{n}": name, f"sha256_{n}": digest, f"network_{n}": network}
+        return found
 
 
 def versions() -> dict[str, str]:

@@ -92,6 +92,8 @@ def read_input(
     if not sources:
         if series:
             raise DataError(f"case {case.id} is not DICOM, so it has no series {series[0]}", "leave out --series")
+        if headers:
+            raise DataError(f"case {case.id} is not DICOM, which a DICOM result refers to", "leave out --format")
         return Input(read_case_images(case, channels, whose))
     pairs = [(path, uid) for path in sources for uid in (series or (None,))]
     if len(pairs) != len(channels) or len(sources) != len(case.images):

@@ -10,6 +10,7 @@ from mambino.core.dataset import Case
 from mambino.core.options import PredictOptions
 from mambino.core.records import read, record
 from mambino.errors import Error, FileFormatError
+from mambino.imageio.dicom.concepts import Concept
 
 NAME = "predict.json"
 
@@ -48,6 +49,8 @@ class Predictions:
         format: version of this record.
         bundles: sha256 of the bundles last used; several are averaged.
         networks: their names, one a bundle.
+        names: of the bundles' files, without their folder.
+        codes: of the labels, where DICOM was written.
         options: last used.
         versions: of the software last used.
         entries: one a case.
@@ -56,6 +59,8 @@ class Predictions:
     format: int = 1
     bundles: tuple[str, ...]
     networks: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    codes: dict[str, Concept] | None = None
     options: PredictOptions
     versions: dict[str, str]
     entries: tuple[Entry, ...] = ()
@@ -70,7 +75,10 @@ class Predictions:
         """A digest of the bundles and of those options that change a mask."""
         options = self.options
         words = [*self.bundles, options.mirror, options.overlap, options.precision, options.probabilities]
-        words += options.series
+        words += [
+            *options.series,
+            *([] if options.format == "mask" else [options.format, sorted((self.codes or {}).items())]),
+        ]
         return hashlib.sha256(repr(words).encode()).hexdigest()
 
 
@@ -99,6 +107,9 @@ def settled(case: Case, mask: Path, before: Entry | None, made_by: str) -> Entry
     """Return the entry of a case whose mask stays as it is, None where it is to be made."""
     if not mask.exists():
         return None
+    if before is not None and before.sha256 and before.file != Path(mask.name):
+        why = "is of another format than the one on record"
+        return Entry(case=case.id, status="untouched", file=Path(mask.name), message=_left(why))
     if before is None or not before.sha256:
         return Entry(case=case.id, status="untouched", file=Path(mask.name), message=_left("was not made by mambino"))
     if before.sha256 != digest_of([mask]):

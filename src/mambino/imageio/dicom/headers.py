@@ -159,15 +159,18 @@ def full_header(file: Path) -> Any:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Keep what pydicom would say inside the block."""
-    logger = logging.getLogger("pydicom")
-    before, logger.disabled = logger.disabled, True
+    """Keep what pydicom and highdicom would say inside the block."""
+    names = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] in {"pydicom", "highdicom"}]
+    talking = [logger for logger in map(logging.getLogger, names) if not logger.disabled]
+    for logger in talking:
+        logger.disabled = True
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.disabled = before
+        for logger in talking:
+            logger.disabled = False
 
 
 def _described(file: Path) -> tuple[tuple[str, str], list[Frame]]:
