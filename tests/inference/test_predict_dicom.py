@@ -89,7 +89,7 @@ SHARED = {"PatientName", "PatientID", "PatientBirthDate", "ReferringPhysicianNam
 """What DICOM demands of every object of a study: it is in a SEG, and nowhere else."""
 
 
-@pytest.mark.parametrize("kind", ["seg", "seg-labelmap"])
+@pytest.mark.parametrize("kind", ["seg", "seg-labelmap", "rtstruct"])
 def test_an_object_shares_the_patient_with_its_source_and_nothing_else_does(tmp_path, model, kind, capfd, caplog):
     caplog.set_level(logging.DEBUG)
     write_series(tmp_path / "scan", blob()[0], names=lambda n: f"Planted^Nomen {n}")
@@ -98,7 +98,7 @@ def test_an_object_shares_the_patient_with_its_source_and_nothing_else_does(tmp_
         main(words)
     assert ended.value.code == 0
     said = "".join(capfd.readouterr()) + caplog.text
-    made = tmp_path / "out/scan.seg.dcm"
+    (made,) = (tmp_path / "out").glob("*.dcm")
     assert planted_in(tmp_path / "out", said, {k: v for k, v in PLANTED.items() if k not in SHARED}) == []
     for keyword in SHARED:
         assert str(pydicom.dcmread(made)[keyword].value) == PLANTED[keyword]

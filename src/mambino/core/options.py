@@ -178,7 +178,7 @@ class PredictOptions:
         overwrite: replace masks that other bundles or options have made.
         series: UIDs of the DICOM series to read, one a channel; the largest volume if not given.
         format: "mask" is a file of the image's kind, NIfTI for DICOM; of DICOM also "seg", a segmentation with a bit
-            for each label, and "seg-labelmap", one with a number a voxel.
+            for each label, "seg-labelmap", one with a number a voxel, and "rtstruct", contours for radiotherapy.
         codes: a .toml or .json file with coded names of labels, for DICOM.
         precision: of the network.
         device: where to predict.
@@ -190,7 +190,7 @@ class PredictOptions:
     probabilities: bool = False
     overwrite: bool = False
     series: tuple[str, ...] = ()
-    format: Literal["mask", "seg", "seg-labelmap"] = "mask"
+    format: Literal["mask", "seg", "seg-labelmap", "rtstruct"] = "mask"
     codes: Path | None = None
     precision: Literal["auto", "float32", "bf16"] = "auto"
     device: Device = "auto"

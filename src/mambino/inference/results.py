@@ -14,11 +14,12 @@ from mambino.core.options import PredictOptions
 from mambino.core.provenance import Maker
 from mambino.errors import OptionError
 from mambino.imageio import mask_suffix, write_labels, write_scores
+from mambino.imageio.dicom.rtstruct import write_rtstruct
 from mambino.imageio.dicom.seg import write_seg
 from mambino.imageio.inputs import Input
 from mambino.inference.ledger import Predictions
 
-ENDINGS = {"seg": ".seg.dcm", "seg-labelmap": ".seg.dcm"}
+ENDINGS = {"seg": ".seg.dcm", "seg-labelmap": ".seg.dcm", "rtstruct": ".rtstruct.dcm"}
 """Of what is written by another format than the image's own."""
 
 
@@ -44,6 +45,9 @@ def write_result(mask: Path, scores: Path, result: Result, case: Case, now: Pred
         write_scores(scores, result.scores, result.segmentation.grid, like=like)
     if now.options.format == "mask" or volume is None:
         write_labels(mask, result.segmentation, like=like)
+        return
+    if now.options.format == "rtstruct":
+        write_rtstruct(mask, result.segmentation, volume, now.codes or {}, maker(now))
         return
     kind: Literal["BINARY", "LABELMAP"] = "LABELMAP" if now.options.format == "seg-labelmap" else "BINARY"
     write_seg(mask, result.segmentation, volume, now.codes or {}, maker(now), kind)
