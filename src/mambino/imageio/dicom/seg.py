@@ -83,7 +83,7 @@ def write_seg(
                 device_serial_number=maker.bundles[0][1][:16],
                 content_description=DESCRIPTION,
                 content_label="SEGMENTATION",
-                content_creator_name="mambino",
+                content_creator_name="mambino^software",
                 transfer_syntax_uid=_RLE if kind == "LABELMAP" else _PLAIN,
                 series_description=DESCRIPTION,
             )
