@@ -176,6 +176,19 @@ def test_pixels_that_are_cut_short(tmp_path, compressed):
     refused(tmp_path, r"series 1\.2\.3\.9 \(CT\) holds pixels that cannot be decoded, or fewer", error=FileFormatError)
 
 
+@pytest.mark.parametrize("marker", [b"\xff\xf7", b"\xff\xd8"])
+def test_compressed_pixels_of_another_size(tmp_path, marker):
+    def change(made, _):
+        made.compress(JPEGLSLossless, generate_instance_uid=False)
+        data = bytearray(made.PixelData)
+        at = data.index(marker)
+        data[at + 5 : at + 9] = b"\xff\xff\xff\xff"  # of rows and columns; or else, the markers behind the first
+        made.PixelData = bytes(data)
+
+    write_series(tmp_path, values(SHAPE), change=change)
+    refused(tmp_path, "holds pixels that cannot be decoded", error=FileFormatError)
+
+
 def test_frames_rescaled_one_by_one_and_compressed(tmp_path):
     path = write_enhanced(tmp_path / "one.dcm", values(SHAPE))
     made = pydicom.dcmread(path)

@@ -4,6 +4,7 @@ pydicom's warnings and log lines may quote values of a patient, and so may its e
 """
 
 import logging
+import re
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,8 @@ from mambino.errors import DataError, need
 
 _MARK = b"DICM"
 _BARE = (b"\x08\x00", b"\x02\x00")  # first bytes of a file without its preamble: groups 0008 and 0002
+_UID = re.compile(r"[0-9.]{1,64}")
+_CODE = re.compile(r"[A-Z0-9_ ]{1,16}")
 _MOST_FRAMES = 100_000
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _MOST_DEFLATED = 2**31  # bytes that a deflated file may unpack to
@@ -179,10 +182,11 @@ def _described(file: Path) -> tuple[tuple[str, str], list[Frame]]:
     with quietly():
         _check_deflated(file)
         header = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=_TAGS)
-        modality = str(header.get("Modality") or "no modality")
+        modality = str(header.get("Modality"))
+        modality = modality if _CODE.fullmatch(modality) else "no modality"
         if "Rows" not in header or modality in _NO_IMAGES or "DirectoryRecordSequence" in header:
             return ("", ""), []
-        key = (str(header.SeriesInstanceUID), modality)
+        key = (_uid(header.SeriesInstanceUID), modality)
         count = int(header.get("NumberOfFrames") or 1)
         if count > _MOST_FRAMES:
             raise OverflowError("more frames than any volume has")
@@ -222,7 +226,7 @@ def _frame(file: Path, header: Any, number: int) -> Frame:
     lacking = [name for name, value in _WANTED.items() if np.isnan({0: position, 1: axes, 2: spacing}[value]).any()]
     return Frame(
         file=file,
-        uid=str(header.SOPInstanceUID),
+        uid=_uid(header.SOPInstanceUID),
         number=number,
         shape=(int(header.Rows), int(header.Columns)),
         axes=axes.reshape(2, 3),
@@ -236,7 +240,7 @@ def _frame(file: Path, header: Any, number: int) -> Frame:
         reference=str(header.get("FrameOfReferenceUID") or ""),
         localiser=any(word in {"LOCALIZER", "SCOUT"} for word in kinds),
         fault=_fault(header, lacking),
-        syntax=str(header.file_meta.get("TransferSyntaxUID", "")) if hasattr(header, "file_meta") else "",
+        syntax=_uid(header.file_meta.TransferSyntaxUID) if "TransferSyntaxUID" in header.file_meta else "",
     )
 
 
@@ -274,6 +278,13 @@ def _numbers(values: Any, count: int) -> NDArray[np.float64]:
     if values is None or isinstance(values, str) or len(values) != count:
         return np.full(count, np.nan)
     return np.array([float(value) for value in values])
+
+
+def _uid(value: Any) -> str:
+    """Return a UID that is one: it is said in messages, and nothing else may be in its place."""
+    if not _UID.fullmatch(str(value)):
+        raise ValueError("no UID")
+    return str(value)
 
 
 def _padding(header: Any) -> tuple[float, float] | None:

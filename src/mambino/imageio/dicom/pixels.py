@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from mambino.core.machine import memory
 from mambino.errors import DataError, FileFormatError, need
+from mambino.imageio.dicom.codestreams import stated_size
 from mambino.imageio.dicom.headers import Frame, Series, quietly
 
 _PLAIN = {
@@ -115,6 +116,7 @@ def _by_itk(series: Series, file: Path, frames: list[Frame]) -> NDArray[Any]:
         raise DataError(
             f"{series} is compressed, and its frames are rescaled each in its own way", "export it uncompressed"
         )
+    _check_sizes(series, file, frames[0])
     itk.ProcessObject.SetGlobalWarningDisplay(False)
     try:
         values: NDArray[Any] = itk.GetArrayFromImage(itk.ReadImage(str(file), imageIO="GDCMImageIO"))
@@ -123,10 +125,28 @@ def _by_itk(series: Series, file: Path, frames: list[Frame]) -> NDArray[Any]:
     return values.reshape(-1, *values.shape[-2:])
 
 
+def _check_sizes(series: Series, file: Path, frame: Frame) -> None:
+    """Refuse a file whose compressed frames are of another size than its header says."""
+    import pydicom
+
+    with quietly():
+        try:
+            header = pydicom.dcmread(file, force=True)
+            count = int(header.get("NumberOfFrames") or 1)
+            stated = {
+                stated_size(data) for data in pydicom.encaps.generate_frames(header.PixelData, number_of_frames=count)
+            }
+        except Exception:  # damaged pixels make pydicom raise anything
+            raise _undecodable(series, frame) from None
+    if stated != {frame.shape}:
+        raise _undecodable(series, frame)
+
+
 def _undecodable(series: Series, frame: Frame) -> FileFormatError:
     import pydicom
 
-    syntax = pydicom.uid.UID(frame.syntax).name if frame.syntax else "no transfer syntax"
+    with quietly():
+        syntax = pydicom.uid.UID(frame.syntax).name if frame.syntax else "no transfer syntax"
     return FileFormatError(
         f"{series} holds pixels that cannot be decoded, or fewer than its header says ({syntax})",
         "copy or export the series again, uncompressed where that is possible",
