@@ -105,10 +105,15 @@ def test_bits_above_the_stored_ones_are_not_values(tmp_path):
     np.testing.assert_array_equal(read_image(tmp_path).array[0], stored.astype(np.int64) - 1024)
 
 
+@pytest.mark.parametrize("compressed", [False, True])
 @pytest.mark.parametrize("order", [None, [3, 0, 4, 1, 2], [4, 3, 2, 1, 0]])
-def test_frames_of_one_file_are_slices(tmp_path, order):
+def test_frames_of_one_file_are_slices(tmp_path, order, compressed):
     stored = values(SHAPE)
     path = write_enhanced(tmp_path / "one.dcm", stored, "coronal", order)
+    if compressed:
+        made = pydicom.dcmread(path)
+        made.compress(JPEGLSLossless, generate_instance_uid=False)
+        made.save_as(path)
     image = read_image(path)
     wanted = stored * (1 + 0.5 * (np.arange(5) % 2))[:, None, None] + 10
     np.testing.assert_allclose(image.array[0], wanted, rtol=1e-6)

@@ -8,7 +8,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGLSLossless
 from mambino.errors import DataError, FileFormatError
 from mambino.imageio import dicom, read_image
 from mambino.imageio.dicom import headers, pixels
-from tests.imageio.dicom.series import PLANTED, cosines, values, write_enhanced, write_series
+from tests.imageio.dicom.series import PLANTED, cosines, values, write_series
 
 SHAPE = (6, 7, 6)
 
@@ -187,14 +187,6 @@ def test_compressed_pixels_of_another_size(tmp_path, marker):
 
     write_series(tmp_path, values(SHAPE), change=change)
     refused(tmp_path, "holds pixels that cannot be decoded", error=FileFormatError)
-
-
-def test_frames_rescaled_one_by_one_and_compressed(tmp_path):
-    path = write_enhanced(tmp_path / "one.dcm", values(SHAPE))
-    made = pydicom.dcmread(path)
-    made.compress(JPEGLSLossless, generate_instance_uid=False)
-    made.save_as(path)
-    refused(path, "is compressed, and its frames are rescaled each in its own way")
 
 
 def test_more_than_the_memory(tmp_path, monkeypatch):

@@ -6,6 +6,8 @@ JPEG-LS and JPEG 2000 by SimpleITK, without plug-ins.
 
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,7 @@ _PLAIN = {
     "1.2.840.10008.1.2.2",
     "1.2.840.10008.1.2.5",
 }
+_CT = "1.2.840.10008.5.1.4.1.1.2"
 _INTEGERS = (np.uint8, np.int16, np.uint16, np.int32)
 
 
@@ -42,14 +45,13 @@ def voxels(series: Series, frames: tuple[Frame, ...]) -> NDArray[np.generic]:
     _check_memory(series, frames, dtype)
     array = np.empty((len(frames), *frames[0].shape), dtype)
     padded = np.zeros(array.shape, bool) if any(frame.padding for frame in frames) else None
-    for slices, (values, scaled) in _decoded(series, frames):
+    for slices, values in _decoded(series, frames):
         for place, frame in slices:
             piece = values[frame.number]
-            real = piece if scaled else piece.astype(np.float64) * frame.slope + frame.intercept
+            real = piece.astype(np.float64) * frame.slope + frame.intercept
             array[place] = real if dtype == np.float32 else np.rint(real)
             if padded is not None and frame.padding:
-                ends = [v * frame.slope + frame.intercept if scaled else v for v in frame.padding]
-                padded[place] = (piece >= min(ends)) & (piece <= max(ends))
+                padded[place] = (piece >= frame.padding[0]) & (piece <= frame.padding[1])
     if padded is not None and padded.any() and not padded.all():
         array[padded] = array[~padded].min()
     fits = dtype == np.int32 and array.min() >= -(2**15) and array.max() < 2**15
@@ -74,22 +76,18 @@ def _check_memory(series: Series, frames: tuple[Frame, ...], dtype: np.dtype[Any
         )
 
 
-def _decoded(
-    series: Series, frames: tuple[Frame, ...]
-) -> Iterator[tuple[list[tuple[int, Frame]], tuple[NDArray[Any], bool]]]:
-    """Yield the slices of each file with its pixels [frames, y, x], and whether these are real values already."""
+def _decoded(series: Series, frames: tuple[Frame, ...]) -> Iterator[tuple[list[tuple[int, Frame]], NDArray[Any]]]:
+    """Yield the slices of each file, and the stored values of all its frames [frames, y, x]."""
     by_file: dict[Path, list[tuple[int, Frame]]] = {}
     for place, frame in enumerate(frames):
         by_file.setdefault(frame.file, []).append((place, frame))
     for file, slices in by_file.items():
         first = slices[0][1]
-        if first.syntax in _PLAIN:
-            values, scaled = _by_pydicom(series, file, first), False
-        else:
-            values, scaled = _by_itk(series, file, [frame for _, frame in slices]), True
+        decode = _by_pydicom if first.syntax in _PLAIN else _by_itk
+        values = decode(series, file, first)
         if values.shape[1:] != first.shape or len(values) <= max(frame.number for _, frame in slices):
             raise _undecodable(series, first)
-        yield slices, (values, scaled)
+        yield slices, values
 
 
 def _by_pydicom(series: Series, file: Path, frame: Frame) -> NDArray[Any]:
@@ -110,36 +108,44 @@ def _by_pydicom(series: Series, file: Path, frame: Frame) -> NDArray[Any]:
     return values.reshape(-1, *values.shape[-2:])
 
 
-def _by_itk(series: Series, file: Path, frames: list[Frame]) -> NDArray[Any]:
-    itk = need("SimpleITK", extra="dicom", why=f"decoding {series}")
-    if len({(frame.slope, frame.intercept) for frame in frames}) > 1:
-        raise DataError(
-            f"{series} is compressed, and its frames are rescaled each in its own way", "export it uncompressed"
-        )
-    _check_sizes(series, file, frames[0])
-    itk.ProcessObject.SetGlobalWarningDisplay(False)
-    try:
-        values: NDArray[Any] = itk.GetArrayFromImage(itk.ReadImage(str(file), imageIO="GDCMImageIO"))
-    except RuntimeError:
-        raise _undecodable(series, frames[0]) from None
-    return values.reshape(-1, *values.shape[-2:])
+def _by_itk(series: Series, file: Path, frame: Frame) -> NDArray[Any]:
+    """Decode compressed frames, each from a file of its own that states nothing but its pixels.
 
-
-def _check_sizes(series: Series, file: Path, frame: Frame) -> None:
-    """Refuse a file whose compressed frames are of another size than its header says."""
+    So no decoder sees the other attributes: the rescaling, which is ours to do, and lengths that a damaged file states.
+    """
     import pydicom
 
-    with quietly():
+    itk = need("SimpleITK", extra="dicom", why=f"decoding {series}")
+    itk.ProcessObject.SetGlobalWarningDisplay(False)
+    with quietly(), TemporaryDirectory(prefix="mambino-") as scratch:
         try:
             header = pydicom.dcmread(file, force=True)
             count = int(header.get("NumberOfFrames") or 1)
-            stated = {
-                stated_size(data) for data in pydicom.encaps.generate_frames(header.PixelData, number_of_frames=count)
-            }
-        except Exception:  # damaged pixels make pydicom raise anything
+            parts = pydicom.encaps.generate_frames(header.PixelData, number_of_frames=count)
+            return np.stack([_plane(itk, header, data, frame, Path(scratch) / "frame.dcm") for data in parts])
+        except Exception:  # damaged pixels make pydicom raise anything, and SimpleITK RuntimeError
             raise _undecodable(series, frame) from None
-    if stated != {frame.shape}:
-        raise _undecodable(series, frame)
+
+
+def _plane(itk: ModuleType, header: Any, data: bytes, frame: Frame, scratch: Path) -> NDArray[Any]:
+    """Decode one compressed frame; raise where its size is not the one that the header states."""
+    import pydicom
+
+    if stated_size(data) != frame.shape:
+        raise ValueError("another size")
+    alone = pydicom.Dataset()
+    alone.file_meta = pydicom.dataset.FileMetaDataset()
+    alone.file_meta.TransferSyntaxUID = pydicom.uid.UID(frame.syntax)
+    alone.SOPClassUID, alone.SOPInstanceUID = _CT, "1.2.3"
+    alone.SamplesPerPixel, alone.PhotometricInterpretation = 1, "MONOCHROME2"
+    alone.Rows, alone.Columns = frame.shape
+    alone.BitsAllocated, alone.BitsStored, signed = header.BitsAllocated, frame.stored[0], frame.stored[1]
+    alone.HighBit, alone.PixelRepresentation = frame.stored[0] - 1, int(signed)
+    alone.PixelData = pydicom.encaps.encapsulate([data])
+    alone["PixelData"].VR = "OB"
+    alone.save_as(scratch, enforce_file_format=True)
+    values: NDArray[Any] = itk.GetArrayFromImage(itk.ReadImage(str(scratch), imageIO="GDCMImageIO"))
+    return values.reshape(frame.shape)
 
 
 def _undecodable(series: Series, frame: Frame) -> FileFormatError:
