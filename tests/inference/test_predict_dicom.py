@@ -128,6 +128,17 @@ def test_a_dicom_result_is_made_once_and_names_its_bundle(tmp_path, model):
     assert "is of another format than the one on record" in again.entries[0].message
 
 
+@pytest.mark.parametrize("kind", ["seg", "rtstruct"])
+def test_a_series_that_no_object_can_refer_to_does_not_stop_the_others(tmp_path, model, kind):
+    write_series(tmp_path / "bad", blob()[0], change=lambda made, n: setattr(made, "StudyInstanceUID", f"1.2.{n}"))
+    write_series(tmp_path / "gone", blob()[0], change=lambda made, _: made.__delattr__("StudyInstanceUID"))
+    write_series(tmp_path / "good", blob()[0])
+    options = PredictOptions(format=kind)
+    made = predict(model, [tmp_path / name for name in ("bad", "gone", "good")], tmp_path / "out", options)
+    assert status(made) == [("bad", "failed"), ("gone", "failed"), ("good", "made")]
+    assert [path.name for path in (tmp_path / "out").glob("*.dcm")] == [f"good.{kind}.dcm"]
+
+
 def test_other_images_get_no_dicom_result(tmp_path, model):
     path = tmp_path / "scan.nii.gz"
     nib.save(nib.Nifti1Image(np.zeros(SHAPE, np.float32), np.eye(4)), path)

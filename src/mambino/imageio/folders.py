@@ -346,7 +346,7 @@ def refuse_empty(folder: Path, hint: str = "") -> list[Path]:
         DataError, FileFormatError: always; a list is what callers would have got.
     """
     files = sorted(file for file in folder.iterdir() if not file.name.startswith("."))
-    if any(file.is_file() and is_dicom(file) for file in files[:20]):
+    if any(file.is_file() and is_dicom(file) and suffix(file) != ".zip" for file in files[:20]):
         raise FileFormatError(f"{folder} is DICOM, which data sets are not read from", FROM_DICOM)
     if not files:
         raise DataError(f"{folder} is empty", hint or _LAYOUT)

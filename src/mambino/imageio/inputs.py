@@ -8,6 +8,7 @@ from mambino.core.dataset import Case
 from mambino.core.image import Image
 from mambino.errors import DataError, Error
 from mambino.imageio import FORMATS, check_readable, dicom, holds_dicom, is_dicom
+from mambino.imageio.dicom.references import source_images
 from mambino.imageio.folders import read_case_images, refuse_empty, stacked
 from mambino.imageio.pairing import Problem, formed, grouped, listing
 
@@ -103,6 +104,8 @@ def read_input(
             "name them in this order: --series UID UID, or give a folder a channel, numbered _0000, _0001",
         )
     volumes = [dicom.read(path, uid, headers=headers) for path, uid in pairs]
+    if headers:
+        source_images(volumes[0])  # refused now rather than after the network has run
     image = stacked(case.id, [v.image for v in volumes], [v.sentence.partition(":")[0] for v in volumes])
     return Input(image, volumes[0], "; ".join(volume.sentence for volume in volumes))
 

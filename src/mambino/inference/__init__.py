@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 
 from mambino.core.dataset import Case
-from mambino.core.image import Segmentation as Segmentation
 from mambino.core.machine import cores
 from mambino.core.options import PredictOptions, Progress, silent
 from mambino.core.provenance import versions
@@ -106,8 +105,11 @@ def predict(
                 result = _segment(case, ensemble, options, device)
             except Error as error:
                 keep_record(failure(case.id, error, before.get(case.id), time.perf_counter() - begin))
-            else:
+                continue
+            try:
                 _save(result, case, masks[case.id], begin, now, keep_record)
+            except DataError as error:  # what was found does not go into the format
+                keep_record(failure(case.id, error, before.get(case.id), time.perf_counter() - begin))
     progress(total, total, "")
     return replace(now, entries=tuple(_from_here(entries[name], folder) for name in sorted(entries)))
 
