@@ -11,6 +11,7 @@ import tomllib
 import pytest
 
 from mambino.cli.app import app
+from mambino.core.provenance import NOT_FOR_CLINICAL_USE
 from tests.places import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -85,6 +86,13 @@ def test_settings_on_pages_are_those_of_the_project(block):
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
     for tool, values in tomllib.loads(block)["tool"].items():
         assert values == settings[tool]
+
+
+def test_pages_say_what_the_program_says_of_its_use():
+    for page in (ROOT / "README.md", ROOT / "docs" / "index.md", ROOT / "docs" / "dicom.md"):
+        assert NOT_FOR_CLINICAL_USE in page.read_text(), page
+    others = [p for p in (ROOT / "src").rglob("*") if p.suffix in {".py", ".j2"} and p.name != "provenance.py"]
+    assert [p.name for p in others if "clinical use" in p.read_text().lower()] == []
 
 
 def _ours(node: ast.Import | ast.ImportFrom) -> bool:

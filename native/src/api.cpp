@@ -251,6 +251,11 @@ int mambino_norm_backward(const mambino_norm *norm, const mambino_norm_gradients
     });
 }
 
+void mambino_use_team(mambino_team team) {
+    lent.team = team;
+    lent.process = long(getpid());
+}
+
 double mambino_issue_rate(int bytes) {
     if (bytes != 4 && bytes != 8) return 0;
     const Kernels &k = bytes == 4 ? target().of_float : target().of_double;

@@ -4,8 +4,11 @@
 #include <atomic>
 #include <condition_variable>
 #include <mutex>
+#include <new>
 #include <thread>
 #include <vector>
+
+#include "mambino/scan.h"
 
 #if defined(_WIN32)
 #include <process.h>
@@ -16,12 +19,46 @@
 
 namespace mambino {
 
+// A team that the caller has threads in already. They may spin while they wait, and would take the processors from
+// threads of our own. A team does not survive a fork.
+struct Lent {
+    std::atomic<mambino_team> team{nullptr};
+    std::atomic<long> process{0};
+
+    mambino_team here() const { return process.load() == long(getpid()) ? team.load() : nullptr; }
+};
+
+inline Lent lent;
+
+// Call work(context, 0) to work(context, count - 1) on a team that was lent.
+inline void run_on(mambino_team team, int64_t count, int threads, void (*work)(void *, int64_t), void *context) {
+    struct Round {
+        int64_t count;
+        void (*work)(void *, int64_t);
+        void *context;
+        std::atomic<int64_t> next{0};
+        std::atomic<bool> failed{false};
+    } round{count, work, context};
+    const auto body = [](void *of) {
+        Round &round = *(Round *)of;
+        try {
+            for (int64_t i; (i = round.next.fetch_add(1)) < round.count;) round.work(round.context, i);
+        } catch (...) {
+            round.failed = true;  // nothing may be thrown through the runtime, and memory is all that can lack
+        }
+    };
+    team(body, &round, unsigned(count < threads ? count : threads), 0);
+    if (round.failed) throw std::bad_alloc();
+}
+
 // Threads of one process. It is never destroyed: threads that wait when the program ends end with it.
 class Pool {
 public:
     // Call work(context, 0) to work(context, count - 1), on at most `threads` threads, the calling one among them.
     // A call from a second thread, while the first one is at work, does all by itself.
     static void run(int64_t count, int threads, void (*work)(void *, int64_t), void *context) {
+        const mambino_team team = threads > 1 && count > 1 ? lent.here() : nullptr;
+        if (team) return run_on(team, count, threads, work, context);
         if (threads < 2 || count < 2 || !here().share(count, threads, work, context))
             for (int64_t i = 0; i < count; i++) work(context, i);
     }

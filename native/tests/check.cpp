@@ -4,10 +4,12 @@
 // both equal those in float64. Every instruction set that runs here is checked; wrong calls are refused.
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "mambino/scan.h"
@@ -241,6 +243,17 @@ void check_norm_and_conv() {
     expect(mambino_conv_backward(&conv, &outer, 4, 2) == MAMBINO_OK, mambino_message());
 }
 
+// A team as OpenMP's runtimes have it.
+std::atomic<int> lent{0};
+
+void team(void (*body)(void *), void *context, unsigned threads, unsigned) {
+    std::vector<std::thread> others;
+    for (unsigned i = 1; i < threads; i++) others.emplace_back(body, context);
+    body(context);
+    for (std::thread &other : others) other.join();
+    lent += int(threads);
+}
+
 }  // namespace
 
 int main() {
@@ -254,6 +267,11 @@ int main() {
         check_scan({1, 33, 6, 1, 1, 0, false}, "one state");
         check_scan({3, 5, 8, 4, 1, 1, false}, "short");
         check_norm_and_conv();
+        mambino_use_team(team);
+        lent = 0;
+        check_scan({2, 70, 24, 16, 1, 0, true}, "on a team");
+        expect(lent > 1, "a team that is lent does the work");
+        mambino_use_team(nullptr);
         check_refusals();
         printf("%s: checked\n", isa.c_str());
         begin = end + 1;

@@ -1,7 +1,8 @@
 """Mamba U-Nets that segment medical images on any machine.
 
 The verbs, in the order of the path: `check`, `plan`, `preprocess`, `train`, `predict`, `evaluate`; `run` strings them
-together. Each is a command of the same name. Names cost nothing until they are used.
+together, `pretrain` makes what `train` may start from. Each is a command of the same name. Names cost nothing until
+they are used.
 """
 
 from importlib import import_module
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
         PlanOptions,
         PredictOptions,
         PreprocessOptions,
+        PretrainOptions,
         RunOptions,
         TrainOptions,
     )
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from mambino.planning import plan
     from mambino.preprocessing import preprocess
     from mambino.training import train
+    from mambino.training.pretraining import pretrain
     from mambino.weights.bundle import info
     from mambino.weights.conversion import convert
     from mambino.workflow import run
@@ -57,6 +60,7 @@ _HOME = {
         "PlanOptions",
         "PredictOptions",
         "PreprocessOptions",
+        "PretrainOptions",
         "RunOptions",
         "TrainOptions",
     ),
@@ -81,6 +85,7 @@ _HOME = {
     "mambino.planning": ("plan",),
     "mambino.preprocessing": ("preprocess",),
     "mambino.training": ("train",),
+    "mambino.training.pretraining": ("pretrain",),
     "mambino.weights.bundle": ("info",),
     "mambino.weights.conversion": ("convert",),
     "mambino.workflow": ("run",),
@@ -88,10 +93,10 @@ _HOME = {
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [  # noqa: RUF022 - in the order of the path
-    "check", "plan", "preprocess", "train", "predict", "evaluate", "run",
+    "check", "plan", "preprocess", "train", "predict", "evaluate", "run", "pretrain",
     "list_models", "cost", "convert", "info", "doctor",
     "CheckOptions", "PlanOptions", "PreprocessOptions", "TrainOptions", "PredictOptions", "EvaluateOptions",
-    "RunOptions",
+    "RunOptions", "PretrainOptions",
     "Grid", "Image", "Segmentation", "Labels", "Case", "Dataset", "Plan", "Config", "NetworkSpec",
     "read_image", "read_labels", "write_labels", "build", "selective_scan",
     "Error", "DataError", "FileFormatError", "MissingExtraError", "OptionError", "ShapeError", "WeightsError",

@@ -9,7 +9,7 @@ import pytest
 
 from mambino.errors import Error, FileFormatError, MambinoWarning, MissingExtraError
 from mambino.imageio import read_image
-from mambino.imageio.folders import find_images, open_dataset
+from mambino.imageio.folders import open_dataset
 from tests.places import DATA, needs_shared
 
 AWKWARD = DATA / "awkward"
@@ -93,22 +93,10 @@ def test_without_the_extra_a_file_is_refused_naming_it(name, monkeypatch):
 
 
 @needs_shared
-@pytest.mark.parametrize("place", ["ct_plain", "."])
-def test_dicom_is_refused_saying_what_to_do_now(place):
-    files = sorted((DATA / "dicom").rglob("*.dcm"))
-    path = files[0] if place == "." else files[0].parent
-    with pytest.raises(FileFormatError, match="is DICOM, which this version does not read yet") as refusal:
-        read_image(path)
-
-    assert "dcm2niix" in refusal.value.hint
-
-
-@needs_shared
-@pytest.mark.parametrize("refuse", [open_dataset, lambda folder: find_images([folder], 1)])
-def test_dicom_further_in_is_named(refuse):
-    words = r"dicom holds no images, only 9 folders, 1 \.md, and further in DICOM files such as .*, which this version"
+def test_a_data_set_of_dicom_is_refused_saying_what_to_do_now():
+    words = r"dicom holds no images, only 9 folders, 1 \.md, and further in DICOM files such as .*, which data sets"
     with pytest.raises(FileFormatError, match=words) as refusal:
-        refuse(DATA / "dicom")
+        open_dataset(DATA / "dicom")
     assert "dcm2niix" in refusal.value.hint
 
 

@@ -11,13 +11,13 @@ from mambino.errors import DataError, FileFormatError
 from mambino.imageio import folders as module
 from mambino.imageio import read_image
 from mambino.imageio.folders import (
-    find_images,
     open_dataset,
     read_case,
     read_case_images,
     read_case_labels,
     scan_dataset,
 )
+from mambino.imageio.inputs import find_images
 from tests.imageio.files import grey, nifti, png, raw_folder
 from tests.places import DATA, needs_shared
 
@@ -301,24 +301,25 @@ def test_images_that_cannot_be_read_are_named(tmp_path):
     assert open_dataset(tmp_path).channels == ("image",)
 
 
-def test_dicom_is_refused_saying_what_to_do_now(tmp_path):
+def test_a_data_set_of_dicom_is_refused_saying_what_to_do_now(tmp_path):
     (tmp_path / "0001").write_bytes(b"\0" * 128 + b"DICM" + b"\0" * 40)
-    for attempt in (lambda: open_dataset(tmp_path), lambda: find_images([tmp_path], 1), lambda: read_image(tmp_path)):
-        with pytest.raises(FileFormatError, match="is DICOM, which this version does not read yet") as refusal:
-            attempt()
-        assert "convert the series to NIfTI first, for example with dcm2niix" in refusal.value.hint
-        assert "pip" not in refusal.value.hint
+    with pytest.raises(FileFormatError, match="is DICOM, which data sets are not read from") as refusal:
+        open_dataset(tmp_path)
+    assert "convert the series to NIfTI first, for example with dcm2niix" in refusal.value.hint
+    assert [case.images for case in find_images([tmp_path], 1)[0]] == [(tmp_path,)]
+    with pytest.raises(DataError, match="holds no DICOM image"):
+        read_image(tmp_path)
 
 
 @pytest.mark.parametrize("series", ["0001", "a.dcm"])
 def test_dicom_in_subfolders_is_named(tmp_path, series):
     (tmp_path / "study/series").mkdir(parents=True)
     (tmp_path / "study/series" / series).write_bytes(b"\0" * 128 + b"DICM" + b"\0" * 40)
-    words = rf"holds no images, only 1 folders, and further in DICOM files such as study.series.{series}, which this"
-    for attempt in (lambda: open_dataset(tmp_path), lambda: find_images([tmp_path], 1)):
-        with pytest.raises(FileFormatError, match=words) as refusal:
-            attempt()
-        assert "dcm2niix" in refusal.value.hint
+    words = rf"holds no images, only 1 folders, and further in DICOM files such as study.series.{series}, which data"
+    with pytest.raises(FileFormatError, match=words) as refusal:
+        open_dataset(tmp_path)
+    assert "dcm2niix" in refusal.value.hint
+    assert [case.id for case in find_images([tmp_path], 1)[0]] == [tmp_path.name]
 
 
 def test_images_in_subfolders_are_named(tmp_path):

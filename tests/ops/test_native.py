@@ -81,6 +81,32 @@ def test_threads_of_python_may_call_it_together():
     assert all(torch.equal(x, y) for x, y in zip(found, expected, strict=True))
 
 
+@needed
+@pytest.mark.skipif(sys.platform != "linux", reason="torch's threads are found on Linux alone")
+def test_torchs_own_threads_do_the_work_and_give_the_same_bits():
+    library, lent = native._library(), native._team()
+    assert lent is not None
+    calls = []
+
+    @ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+    def team(body, context, threads, _):
+        calls.append(threads)
+        ctypes.CFUNCTYPE(None, ctypes.c_void_p)(body)(context)
+
+    found, before = [], torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        for address in (lent, None, ctypes.cast(team, ctypes.c_void_p).value):
+            library.mambino_use_team(address)
+            found.append(scan_once())
+    finally:
+        library.mambino_use_team(lent)
+        torch.set_num_threads(before)
+    assert calls == [2]
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
 def _in_child(queue, expected):
     queue.put(all(bool(torch.equal(scan_once(seed), x)) for seed, x in enumerate(expected)))
 

@@ -112,6 +112,12 @@ MAMBINO_API int mambino_norm_forward(const mambino_norm *norm, int bytes, int th
 MAMBINO_API int mambino_norm_backward(const mambino_norm *norm, const mambino_norm_gradients *gradients, int bytes,
                                       int threads);
 
+/* Calls body(context) on each of so many threads, the calling one among them, and returns when all have: what OpenMP's
+ * runtimes have under the name GOMP_parallel. */
+typedef void (*mambino_team)(void (*body)(void *), void *context, unsigned threads, unsigned flags);
+/* From now on, work on the threads of such a team in this process; null: on threads of the library's own again. */
+MAMBINO_API void mambino_use_team(mambino_team team);
+
 /* Vector multiply-adds a second that one thread issues here, measured: the limit that benchmarks compare with. */
 MAMBINO_API double mambino_issue_rate(int bytes);
 

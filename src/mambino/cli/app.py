@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.config import Toml
@@ -15,13 +15,15 @@ from mambino.core.options import (
     PlanOptions,
     PredictOptions,
     PreprocessOptions,
+    PretrainOptions,
     RunOptions,
     TrainOptions,
+    network_options,
 )
+from mambino.core.provenance import NOT_FOR_CLINICAL_USE
 from mambino.errors import OptionError
 
 if TYPE_CHECKING:
-    from mambino.core.plan import Value
     from mambino.core.provenance import Provenance
 
 Flat = Parameter(name="*")
@@ -29,7 +31,7 @@ Json = Annotated[bool, Parameter(name="--json", negative="")]
 
 app = App(
     name="mambino",
-    help="Mamba U-Nets that segment medical images on any machine. Not for clinical use.",
+    help=f"Mamba U-Nets that segment medical images on any machine. {NOT_FOR_CLINICAL_USE}",
     version_flags=["--version"],
     help_epilogue="--options FILE.toml, anywhere on the line, gives defaults for flags: a table a command, "
     "as in [train] and below it minutes = 30. Flags win.",
@@ -145,6 +147,22 @@ def train(work: Path, /, options: Annotated[TrainOptions, Flat] = TrainOptions()
 
     model = train_network(work, options, on_epoch=console.show_epoch, on_init=tables.show_start)
     _print_path(model, json, "model")
+
+
+@app.command
+def pretrain(
+    folder: Path, /, *, output: Path, options: Annotated[PretrainOptions, Flat] = PretrainOptions(), json: Json = False
+) -> None:
+    """Teach an encoder to tell pictures in folders by class, for train --init; Ctrl-C saves, --resume goes on.
+
+    Args:
+        folder: FOLDER/train/CLASS/*.png and FOLDER/val/CLASS/*.png; or FOLDER/CLASS/*.png, some of them held out.
+        output: folder of the run.
+        json: print the path as JSON.
+    """
+    from mambino.training.pretraining import pretrain as pretrain_network
+
+    _print_path(pretrain_network(folder, output, options, on_epoch=console.show_lesson), json, "model")
 
 
 @app.command
@@ -269,7 +287,7 @@ def cost(
     """
     from mambino.models.cost import cost as count_cost
 
-    sides, options = _sides(size, dim), _options(set)
+    sides, options = _sides(size, dim), network_options(set)
     counted = count_cost(model, sides, channels=channels, classes=classes, options=options, measure=measure)
     return tables.show_json(counted) if json else tables.show_cost(counted)
 
@@ -363,23 +381,6 @@ def _print_path(path: Path, json: bool, what: str) -> None:
     import json as text
 
     console.say(text.dumps({what: str(path)}) if json else f"{what}: {path}")
-
-
-def _options(words: tuple[str, ...]) -> dict[str, "Value"]:
-    """Read name=value: numbers, several with commas between them, lists in brackets for each axis, or text."""
-    import json
-
-    def value(text: str) -> Any:
-        try:
-            found = tuple(tuple(v) if isinstance(v, list) else v for v in json.loads(f"[{text}]"))
-        except ValueError:
-            return text
-        return found if len(found) > 1 else found[0]
-
-    wrong = [word for word in words if not all(word.partition("="))]
-    if wrong:
-        raise OptionError(f"--set takes name=value, got {wrong[0]!r}", hint="as in --set depths=2,2,2,2")
-    return {name: value(text) for name, _, text in (word.partition("=") for word in words)}
 
 
 def _sides(text: str, dim: int | None) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from mambino.training.loop import Epoch
+    from mambino.training.pretraining.loop import PretrainEpoch
 
 INTERRUPTED = 130
 ISSUES = "https://github.com/mambino/mambino/issues"
@@ -118,6 +119,14 @@ def show_epoch(epoch: "Epoch") -> None:
     note(
         f"epoch {epoch.number:4d}/{epoch.of}  loss {epoch.loss:7.4f}  {dice}  {best}  "
         f"{duration(epoch.seconds_left)} left  {epoch.memory_gib:.1f} GiB"
+    )
+
+
+def show_lesson(epoch: "PretrainEpoch") -> None:
+    """Print the line of one epoch of pretraining: loss, share told right, time left."""
+    note(
+        f"epoch {epoch.number:4d}/{epoch.of}  loss {epoch.loss:7.4f}  told right {epoch.accuracy:6.1%}  "
+        f"best {epoch.best:6.1%}  {duration(epoch.seconds_left)} left"
     )
 
 

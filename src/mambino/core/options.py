@@ -1,12 +1,15 @@
 """All that a user may turn: one record a verb. Flags, TOML keys and documentation come from here."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le
 
+from mambino.core.plan import Value
 from mambino.core.records import record
+from mambino.errors import OptionError
 
 Progress = Callable[[int, int, str], None]
 """Called with how many are done, of how many, and what is being worked on."""
@@ -112,6 +115,59 @@ class TrainOptions:
 
 
 @record
+class PretrainOptions:
+    """Options of `pretrain`; what is not given is as VMamba was trained on ImageNet.
+
+    Attributes:
+        model: a classifier or a backbone.
+        set: options of the network, as in --set width=48 depths=2,2,2,2; the paper's values if not given.
+        size: side of what the network sees (pixels).
+        batch: pictures a step, of all processes together.
+        epochs: how many.
+        minutes: fit the schedule to this time instead.
+        rate: highest learning rate; 1e-3 for a batch of 1024 and in proportion if not given.
+        weight_decay: of AdamW, for what is no vector.
+        warmup: share of all steps over which the rate rises.
+        smoothing: share of a target that is spread over all classes.
+        mixup: parameter of the beta distribution; 0 adds no pictures up.
+        cutmix: parameter of the beta distribution; 0 cuts none into others.
+        randaugment: strength of its two changes, 0 (none) to 10.
+        erase: share of pictures of which a part is covered with noise.
+        crop: least share of a picture that is cut out.
+        averaging: largest share of the averaged weights that a step leaves as it is.
+        held_out: share of each class that is tested on, where the folder has no part for that.
+        seed: of weights, order and changes.
+        precision: "auto" takes bf16 on GPUs that have it.
+        device: where to learn.
+        threads: of the processor; 0 takes all.
+        resume: go on with the run from where it stopped.
+    """
+
+    model: str = "vmamba"
+    set: tuple[str, ...] = ()
+    size: Annotated[int, Ge(32)] = 224
+    batch: Annotated[int, Gt(0)] = 128
+    epochs: Annotated[int, Gt(0)] = 300
+    minutes: Annotated[float, Gt(0)] | None = None
+    rate: Annotated[float, Gt(0)] | None = None
+    weight_decay: Annotated[float, Ge(0)] = 0.05
+    warmup: Annotated[float, Ge(0), Le(0.9)] = 1 / 15
+    smoothing: Annotated[float, Ge(0), Le(0.9)] = 0.1
+    mixup: Annotated[float, Ge(0)] = 0.8
+    cutmix: Annotated[float, Ge(0)] = 1.0
+    randaugment: Annotated[float, Ge(0), Le(10)] = 9.0
+    erase: Annotated[float, Ge(0), Le(1)] = 0.25
+    crop: Annotated[float, Gt(0), Le(1)] = 0.08
+    averaging: Annotated[float, Ge(0), Le(1)] = 0.9999
+    held_out: Annotated[float, Gt(0), Le(0.9)] = 0.1
+    seed: Annotated[int, Ge(0)] = 0
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    device: Device = "auto"
+    threads: Annotated[int, Ge(0)] = 0
+    resume: bool = False
+
+
+@record
 class PredictOptions:
     """Options of `predict`.
 
@@ -120,6 +176,10 @@ class PredictOptions:
         overlap: of neighbouring windows, as a share of the patch.
         probabilities: write class probabilities beside the masks.
         overwrite: replace masks that other bundles or options have made.
+        series: UIDs of the DICOM series to read, one a channel; the largest volume if not given.
+        format: "mask" is a file of the image's kind, NIfTI for DICOM; of DICOM also "seg", a segmentation with a bit
+            for each label, "seg-labelmap", one with a number a voxel, and "rtstruct", contours for radiotherapy.
+        codes: a .toml or .json file with coded names of labels, for DICOM.
         precision: of the network.
         device: where to predict.
         threads: of the processor; 0 takes all.
@@ -129,6 +189,9 @@ class PredictOptions:
     overlap: Annotated[float, Ge(0), Le(0.9)] = 0.5
     probabilities: bool = False
     overwrite: bool = False
+    series: tuple[str, ...] = ()
+    format: Literal["mask", "seg", "seg-labelmap", "rtstruct"] = "mask"
+    codes: Path | None = None
     precision: Literal["auto", "float32", "bf16"] = "auto"
     device: Device = "auto"
     threads: Annotated[int, Ge(0)] = 0
@@ -181,3 +244,23 @@ class RunOptions:
     device: Device = "auto"
     seed: Annotated[int, Ge(0)] = 0
     mirror: bool = False
+
+
+def network_options(words: tuple[str, ...]) -> dict[str, Value]:
+    """Read name=value: numbers, several with commas between them, lists in brackets for each axis, or text.
+
+    Raises:
+        OptionError: a word is no name=value.
+    """
+
+    def value(text: str) -> Any:
+        try:
+            found = tuple(tuple(v) if isinstance(v, list) else v for v in json.loads(f"[{text}]"))
+        except ValueError:
+            return text
+        return found if len(found) > 1 else found[0]
+
+    wrong = [word for word in words if not all(word.partition("="))]
+    if wrong:
+        raise OptionError(f"--set takes name=value, got {wrong[0]!r}", hint="as in --set depths=2,2,2,2")
+    return {name: value(text) for name, _, text in (word.partition("=") for word in words)}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined, Template
 
+from mambino.core.provenance import NOT_FOR_CLINICAL_USE
 from mambino.core.report import Report
 from mambino.errors import FileFormatError
 from mambino.evaluation.charts import Line, Row, curves, strips
@@ -48,6 +49,7 @@ def page(report: Report, overlays: Sequence[tuple[str, Overlay]], training: Sequ
         all_labels=ALL,
         training=[curves([line], line.name) for line in training],
         unbounded={"hd95"},
+        clinical=NOT_FOR_CLINICAL_USE,
     )
 
 

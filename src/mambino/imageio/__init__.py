@@ -3,6 +3,7 @@
 What a file is follows from its first bytes, and from its suffix where these say nothing.
 """
 
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -39,6 +40,8 @@ SUFFIXES = tuple(FORMATS)
 
 FROM_DICOM = "convert the series to NIfTI first, for example with dcm2niix -z y -o FOLDER SERIES"
 _DICOM = {".dcm", ".dicom", ".ima"}
+_ZIP = b"PK\x03\x04"
+_DEEP = 1000  # entries of a folder that are looked at, to say what it holds
 _SIGNATURES: tuple[tuple[int, bytes, Format], ...] = (
     (0, b"\x89PNG", "raster"),
     (0, b"\xff\xd8\xff", "raster"),
@@ -63,7 +66,7 @@ def suffix(path: Path) -> str:
 
 def mask_suffix(path: Path) -> str:
     """Return the suffix that the mask of an image gets: as the image where that keeps numbers and place."""
-    kind = suffix(path)
+    kind = "" if path.is_dir() else suffix(path)
     if kind in {".tif", ".tiff"}:
         return kind  # which may hold pages
     return ".png" if FORMATS.get(kind) == "raster" else ".nii.gz"
@@ -73,7 +76,7 @@ def read_image(path: Path, *, channels: int | None = None, whose: str = "") -> I
     """Read all channels of one file, in the type of the file, or float32 where the file scales them.
 
     Args:
-        path: of the file.
+        path: of the file; of DICOM, the folder, zip or DICOMDIR of a series.
         channels: how many there must be. If None, an axis that becomes channels is warned about.
         whose: who says so, for the message: "the data set heart has (MRI)".
 
@@ -171,6 +174,10 @@ def _read(path: Path, *, declared: bool) -> Image:
             from mambino.imageio import raster
 
             return raster.read(path)
+        if kind == "dicom":
+            from mambino.imageio import dicom
+
+            return dicom.read(path).image
         from mambino.imageio import itk
 
         return itk.read(path)
@@ -181,12 +188,10 @@ def _read(path: Path, *, declared: bool) -> Image:
 def _format(path: Path) -> Format:
     """Tell what a file is, or refuse it."""
     if path.is_dir():
-        if any(is_dicom(file) for file in sorted(path.iterdir())[:20] if file.is_file()):
-            raise _dicom(path)
+        if holds_dicom(path):
+            return "dicom"
         raise FileFormatError(f"{path} is a folder, not an image", "name a file in it")
-    if is_dicom(path):
-        raise _dicom(path)
-    kind = _signed(path) or FORMATS.get(suffix(path))
+    kind = "dicom" if is_dicom(path) else _signed(path) or FORMATS.get(suffix(path))
     if path.stat().st_size == 0:
         raise FileFormatError(f"{path} is empty", "copy or export the file again")
     if kind is None:
@@ -211,11 +216,25 @@ def check_readable(path: Path) -> None:
 
 
 def is_dicom(path: Path) -> bool:
-    """Tell whether a file is DICOM, by its mark or its suffix; one that cannot be read is not."""
+    """Tell whether a file is DICOM, by its mark or its suffix, or a zip; one that cannot be read is neither."""
     try:
-        return suffix(path) in _DICOM or _signed(path) == "dicom"
+        return suffix(path) in _DICOM or _signed(path) == "dicom" or _is_zip(path)
     except OSError:
         return False
+
+
+def holds_dicom(folder: Path) -> bool:
+    """Tell whether a folder, with all below it, is a source of DICOM: it holds some, and no more images of others."""
+    files = [file for file in islice(folder.rglob("*"), _DEEP) if file.is_file() and not file.name.startswith(".")]
+    dicom = sum(is_dicom(file) and suffix(file) != ".zip" for file in files)
+    return dicom > sum(suffix(file) in FORMATS for file in files)
+
+
+def _is_zip(path: Path) -> bool:
+    if suffix(path) != ".zip":
+        return False
+    with path.open("rb") as file:
+        return file.read(4) == _ZIP
 
 
 def _signed(path: Path) -> Format | None:
@@ -226,10 +245,6 @@ def _signed(path: Path) -> Format | None:
 
 def _unreadable(path: Path, error: OSError) -> FileFormatError:
     return FileFormatError(f"{path} cannot be read: {error.strerror or error}", "check the path and its permissions")
-
-
-def _dicom(path: Path) -> FileFormatError:
-    return FileFormatError(f"{path} is DICOM, which this version does not read yet", FROM_DICOM)
 
 
 def _writable(path: Path) -> Format:

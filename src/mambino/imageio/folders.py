@@ -13,19 +13,20 @@ from mambino.core.dataset import Case, Dataset
 from mambino.core.grid import Grid
 from mambino.core.image import Image, Segmentation
 from mambino.errors import DataError, Error, FileFormatError
-from mambino.imageio import FORMATS, FROM_DICOM, check_readable, is_dicom, read_image, read_labels, suffix
+from mambino.imageio import FORMATS, FROM_DICOM, is_dicom, read_image, read_labels, suffix
 from mambino.imageio.description import describe
 from mambino.imageio.masks import find_labels
 from mambino.imageio.pairing import Channels, Problem, formed, grouped, listing, partners
 
 __all__ = [
     "Problem",
-    "find_images",
     "open_dataset",
     "read_case",
     "read_case_images",
     "read_case_labels",
+    "refuse_empty",
     "scan_dataset",
+    "stacked",
 ]
 
 _IMAGES = ("imagesTr", "images")
@@ -92,10 +93,19 @@ def read_case_images(case: Case, channels: Sequence[str], whose: str) -> Image:
         )
     one = f"each of {len(channels)} channel files must have"
     parts = [read_image(file, channels=1, whose=one) for file in case.images]
-    for file, part in zip(case.images[1:], parts[1:], strict=True):
+    return stacked(case.id, parts, [file.name for file in case.images])
+
+
+def stacked(case: str, parts: Sequence[Image], names: Sequence[str]) -> Image:
+    """Make one image of several that each hold a channel.
+
+    Raises:
+        DataError: they lie on different grids; the message gives two of their names.
+    """
+    for name, part in zip(names[1:], parts[1:], strict=True):
         if not parts[0].grid.close_to(part.grid):
             raise DataError(
-                f"case {case.id}: the channels {case.images[0].name} and {file.name} lie on different grids, "
+                f"case {case}: the channels {names[0]} and {name} lie on different grids, "
                 f"{_grid_words(parts[0].grid)} and {_grid_words(part.grid)}",
                 "resample one to the other before they are stacked",
             )
@@ -112,46 +122,6 @@ def read_case_labels(case: Case, dataset: Dataset) -> Segmentation:
     if case.label is None:
         raise DataError(f"case {case.id} has no mask")
     return read_labels(case.label, dataset.labels, dataset.codes)
-
-
-def find_images(inputs: Sequence[Path], channels: int) -> tuple[tuple[Case, ...], tuple[Problem, ...]]:
-    """Find the images to predict: files, and folders whose channel files are grouped by name.
-
-    Args:
-        inputs: files, folders or both.
-        channels: how many the network takes.
-
-    Returns:
-        The cases, and what is wrong with the others, one problem each: a file that does not exist or is of
-        a kind that is not read, a folder without images, a wrong number of channel files, two images of one name.
-
-    Raises:
-        DataError, FileFormatError: the first of these problems, where no case is left.
-    """
-    refused: dict[Path, Error] = {}
-    found = dict.fromkeys(file for path in inputs for file in _images_at(Path(path), refused))
-    named, twice = grouped(found)
-    whole, wrong = formed(named, channels, "the bundle")
-    problems = {problem.case: problem for problem in (*wrong, *twice)}
-    for case, files in named.items():
-        for error in (refused[file] for file in files.values() if file in refused):
-            problems[case] = Problem(kind="unreadable", case=case, message=str(error), remedy=error.hint)
-    cases = tuple(case for name, case in whole.items() if name not in problems)
-    if problems and not cases:
-        first = next(iter(problems.values()))
-        raise next(iter(refused.values()), DataError(first.message, first.remedy))
-    return cases, tuple(problems.values())
-
-
-def _images_at(path: Path, refused: dict[Path, Error]) -> list[Path]:
-    """Return the images that a path names; note in `refused` why it is none, if so."""
-    try:
-        if path.is_dir():
-            return listing(path) or _refuse_empty(path, f"files of these kinds are read: {_KNOWN}")
-        check_readable(path)
-    except Error as error:
-        refused[path] = error
-    return [path]
 
 
 def _described(path: Path) -> tuple[Dataset, tuple[Problem, ...]]:
@@ -184,7 +154,7 @@ def _plain(path: Path) -> tuple[Dataset, tuple[Problem, ...]]:
     if folder is None:
         raise _no_layout(path)
     problems: list[Problem] = []
-    cases, twice = grouped(listing(folder) or _refuse_empty(folder))
+    cases, twice = grouped(listing(folder) or refuse_empty(folder))
     problems += twice
     count = Counter(len(files) for files in cases.values()).most_common(1)[0][0]
     channels = _channel_names(cases.values(), count)
@@ -231,7 +201,7 @@ def _cases(folder: Path, channels: int, ending: str | None, problems: list[Probl
         raise DataError(
             f"{folder} holds no file that ends in {ending}, only {endings}", "correct file_ending in dataset.json"
         )
-    cases, twice = grouped(files or _refuse_empty(folder), ending)
+    cases, twice = grouped(files or refuse_empty(folder), ending)
     whole, wrong = formed(cases, channels)
     problems += [*twice, *wrong]
     return whole
@@ -361,16 +331,23 @@ def _holds_images(folder: Path, ending: str | None) -> bool:
 
 
 def _no_layout(path: Path) -> Error:
-    found = listing(path) or _refuse_empty(path)
+    found = listing(path) or refuse_empty(path)
     return DataError(f"{path} holds {len(found)} images such as {found[0].name}, but no folder images/", _LAYOUT)
 
 
-def _refuse_empty(folder: Path, hint: str = "") -> list[Path]:
-    """Say why nothing in `folder` can be read."""
+def refuse_empty(folder: Path, hint: str = "") -> list[Path]:
+    """Say why nothing in `folder` can be read.
+
+    Args:
+        folder: without files of a known format.
+        hint: the next step, where the folder is not meant to be a data set.
+
+    Raises:
+        DataError, FileFormatError: always; a list is what callers would have got.
+    """
     files = sorted(file for file in folder.iterdir() if not file.name.startswith("."))
-    for file in files[:20]:
-        if file.is_file() and is_dicom(file):
-            check_readable(file)
+    if any(file.is_file() and is_dicom(file) and suffix(file) != ".zip" for file in files[:20]):
+        raise FileFormatError(f"{folder} is DICOM, which data sets are not read from", FROM_DICOM)
     if not files:
         raise DataError(f"{folder} is empty", hint or _LAYOUT)
     kinds = Counter("folders" if file.is_dir() else suffix(file) or "files without a suffix" for file in files)
@@ -380,7 +357,7 @@ def _refuse_empty(folder: Path, hint: str = "") -> list[Path]:
     dicom = [file for file in below if is_dicom(file)]
     if len(dicom) > len(images):
         what += f", and further in DICOM files such as {min(dicom).relative_to(folder)}"
-        raise FileFormatError(f"{what}, which this version does not read yet", FROM_DICOM)
+        raise FileFormatError(f"{what}, which data sets are not read from", FROM_DICOM)
     if images:
         what += f", and further in images such as {min(images).relative_to(folder)}"
         raise DataError(what, f"name the folder that holds them: {min(images).parent}" if hint else _LAYOUT)

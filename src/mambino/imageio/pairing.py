@@ -44,7 +44,9 @@ def listing(folder: Path, ending: str | None = None) -> list[Path]:
 
 
 def stem(file: Path, ending: str | None = None) -> str:
-    """Return the name without its suffix: "scan_0000" of scan_0000.nii.gz."""
+    """Return the name without its suffix: "scan_0000" of scan_0000.nii.gz; of a DICOMDIR, that of its folder."""
+    if file.is_dir() or file.name.upper() == "DICOMDIR":
+        return (file if file.is_dir() else file.parent).resolve().name
     return file.name[: len(file.name) - len(ending or suffix(file))]
 
 

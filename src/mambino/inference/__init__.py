@@ -3,22 +3,21 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from mambino.core.dataset import Case
-from mambino.core.image import Segmentation
 from mambino.core.machine import cores
 from mambino.core.options import PredictOptions, Progress, silent
 from mambino.core.provenance import versions
 from mambino.core.records import checked, replacing, write
 from mambino.errors import DataError, Error, OptionError
-from mambino.imageio import SUFFIXES, mask_suffix, suffix, write_labels, write_scores
-from mambino.imageio.folders import Problem, find_images, read_case_images
+from mambino.imageio import SUFFIXES, suffix
+from mambino.imageio.dicom.concepts import read_codes
+from mambino.imageio.inputs import find_images, read_input
+from mambino.imageio.pairing import Problem
 from mambino.inference.ensemble import common_header, logits
 from mambino.inference.ledger import (
     NAME,
@@ -31,6 +30,7 @@ from mambino.inference.ledger import (
     merged,
     settled,
 )
+from mambino.inference.results import Result, mask_paths, named, scores_path, write_result
 from mambino.nn.device import choose_device, keep_allocations
 from mambino.ops.windows import Slab
 from mambino.preprocessing.case import prepare, restore, restore_scores
@@ -47,17 +47,18 @@ def predict(
 ) -> Predictions:
     """Segment images: one mask an image, on exactly its grid.
 
-    Masks are named after their cases (`<case>.nii.gz` for volumes, `<case>.png` for pictures) and lie in
-    `output`; `predict.json` beside them says how each was made and is brought up to date after each, so
-    that a run that was stopped goes on where it was. A mask that the same bundles with the same options
-    have made from the same image is kept. Any other mask is left alone unless `options.overwrite`.
+    Masks are named after their cases (`<case>.nii.gz` for volumes, `<case>.png` for pictures; `<case>.seg.dcm` with
+    `options.format` "seg") and lie in `output`; `predict.json` beside them says how each was made and is brought
+    up to date after each, so that a run that was stopped goes on where it was. A mask that the same bundles with
+    the same options have made from the same image is kept. Any other mask is left alone unless `options.overwrite`.
     With `options.probabilities`, class probabilities are written to `output`/probabilities.
 
     A bad image, or one that is not there, does not stop the others: its entry has the status "failed" and says why.
 
     Args:
         bundles: one, or several whose logits are averaged.
-        inputs: image files, or folders of images; channel files (`_0000`, ...) belong together.
+        inputs: image files, or folders of images; channel files (`_0000`, ...) belong together. A folder, zip or
+            DICOMDIR of DICOM is one case.
         output: folder for the masks; "predictions" in the current folder if None, for one image too.
         options: see `PredictOptions`.
         progress: called before each case and at the end.
@@ -75,12 +76,14 @@ def predict(
     files, folder, device = _paths(bundles), _folder(output), choose_device(options.device)
     header = common_header(files)
     cases, problems = find_images(_paths(inputs), len(header.channels))
-    masks = _masks(cases, folder)
+    masks = mask_paths(cases, folder, options.format)
     before = entries_in(folder)
     now = Predictions(
         bundles=tuple(map(digest, files)),
         networks=tuple(info(path).config.network.name for path in files),
-        options=options,
+        names=tuple(path.stem for path in files),
+        options=named(options),
+        codes=read_codes(options.codes, tuple(header.labels.names)) if options.format != "mask" else None,
         versions=versions(),
     )
     entries = _settled(cases, masks, before, now)
@@ -102,45 +105,42 @@ def predict(
                 result = _segment(case, ensemble, options, device)
             except Error as error:
                 keep_record(failure(case.id, error, before.get(case.id), time.perf_counter() - begin))
-            else:
+                continue
+            try:
                 _save(result, case, masks[case.id], begin, now, keep_record)
+            except DataError as error:  # what was found does not go into the format
+                keep_record(failure(case.id, error, before.get(case.id), time.perf_counter() - begin))
     progress(total, total, "")
     return replace(now, entries=tuple(_from_here(entries[name], folder) for name in sorted(entries)))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Result:
-    """What the network says of one image; scores [k, *s] where they are asked for."""
-
-    segmentation: Segmentation
-    scores: NDArray[np.float32] | None
-
-
-def _segment(case: Case, ensemble: Sequence[Bundle], options: PredictOptions, device: torch.device) -> _Result:
+def _segment(case: Case, ensemble: Sequence[Bundle], options: PredictOptions, device: torch.device) -> Result:
     config, labels = ensemble[0].config, ensemble[0].labels
-    prepared = prepare(read_case_images(case, ensemble[0].channels, "the bundle takes"), config)
+    given = read_input(
+        case, ensemble[0].channels, "the bundle takes", series=options.series, headers=options.format != "mask"
+    )
+    prepared = prepare(given.image, config)
     slabs: Iterable[Slab] = logits(ensemble, prepared.array, options, device)
     scores = None
     if options.probabilities:
         slabs = tuple(slabs)
         scores = restore_scores(slabs, prepared, labels, config)
-    return _Result(restore(slabs, prepared, labels, config), scores)
+    return Result(given, restore(slabs, prepared, labels, config), scores)
 
 
 def _save(
-    result: _Result, case: Case, mask: Path, begin: float, now: Predictions, keep_record: Callable[[Entry], None]
+    result: Result, case: Case, mask: Path, begin: float, now: Predictions, keep_record: Callable[[Entry], None]
 ) -> None:
     """Write the mask of a case. A full disk ends the run, since the next case would meet it too."""
-    if result.scores is not None:
-        write_scores(_scores_path(mask), result.scores, result.segmentation.grid, like=case.images[0])
     # Recorded just before it gets its name: a run killed in between makes it again, and never disowns it.
     with replacing(mask) as part:
-        write_labels(part, result.segmentation, like=case.images[0])
+        write_result(part, scores_path(mask), result, case, now)
         entry = Entry(
             case=case.id,
             status="made",
             file=Path(mask.name),
             seconds=round(time.perf_counter() - begin, 3),
+            message=result.given.sentence,
             sha256=digest_of([part]),
             image=image_digest(case),
             made_by=now.made_by,
@@ -160,27 +160,12 @@ def _again(entry: Entry, mask: Path, options: PredictOptions) -> bool:
     """Tell whether a mask that is there is to be made again."""
     if entry.status == "untouched":
         return options.overwrite
-    return options.probabilities and not _scores_path(mask).exists()
+    return options.probabilities and not scores_path(mask).exists()
 
 
 def _refusal(problem: Problem, before: dict[str, Entry]) -> Entry:
     """Return the entry of a case that cannot even be tried."""
     return failure(problem.case, DataError(problem.message, problem.remedy), before.get(problem.case))
-
-
-def _masks(cases: Sequence[Case], folder: Path) -> dict[str, Path]:
-    """Return where the mask of each case goes, never over an image."""
-    masks = {case.id: folder / (case.id + mask_suffix(case.images[0])) for case in cases}
-    images = {path.resolve() for case in cases for path in case.images}
-    for mask in masks.values():
-        if mask.resolve() in images:
-            raise OptionError(f"the mask {mask} would replace its own image", hint="choose another output folder: -o")
-    return masks
-
-
-def _scores_path(mask: Path) -> Path:
-    name = mask.name if mask.name.endswith(".nii.gz") else f"{mask.stem}.npz"
-    return mask.parent / "probabilities" / name
 
 
 def _folder(output: Path | None) -> Path:

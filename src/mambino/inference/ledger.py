@@ -10,6 +10,7 @@ from mambino.core.dataset import Case
 from mambino.core.options import PredictOptions
 from mambino.core.records import read, record
 from mambino.errors import Error, FileFormatError
+from mambino.imageio.dicom.concepts import Concept
 
 NAME = "predict.json"
 
@@ -24,7 +25,7 @@ class Entry:
             image; "untouched": there is a mask that is not ours to replace; "failed": see message.
         file: the mask, in the folder of this record; None where there is none.
         seconds: that making it took, or until it failed (s).
-        message: why it failed or was left alone.
+        message: why it failed or was left alone; of DICOM, which series was read.
         sha256: of the mask.
         image: sha256 of the image files it was made from.
         made_by: sha256 of the bundles and options it was made with.
@@ -48,6 +49,8 @@ class Predictions:
         format: version of this record.
         bundles: sha256 of the bundles last used; several are averaged.
         networks: their names, one a bundle.
+        names: of the bundles' files, without their folder.
+        codes: of the labels, where DICOM was written.
         options: last used.
         versions: of the software last used.
         entries: one a case.
@@ -56,6 +59,8 @@ class Predictions:
     format: int = 1
     bundles: tuple[str, ...]
     networks: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    codes: dict[str, Concept] | None = None
     options: PredictOptions
     versions: dict[str, str]
     entries: tuple[Entry, ...] = ()
@@ -70,6 +75,10 @@ class Predictions:
         """A digest of the bundles and of those options that change a mask."""
         options = self.options
         words = [*self.bundles, options.mirror, options.overlap, options.precision, options.probabilities]
+        words += [
+            *options.series,
+            *([] if options.format == "mask" else [options.format, sorted((self.codes or {}).items())]),
+        ]
         return hashlib.sha256(repr(words).encode()).hexdigest()
 
 
@@ -98,6 +107,9 @@ def settled(case: Case, mask: Path, before: Entry | None, made_by: str) -> Entry
     """Return the entry of a case whose mask stays as it is, None where it is to be made."""
     if not mask.exists():
         return None
+    if before is not None and before.sha256 and before.file != Path(mask.name):
+        why = "is of another format than the one on record"
+        return Entry(case=case.id, status="untouched", file=Path(mask.name), message=_left(why))
     if before is None or not before.sha256:
         return Entry(case=case.id, status="untouched", file=Path(mask.name), message=_left("was not made by mambino"))
     if before.sha256 != digest_of([mask]):
@@ -127,12 +139,16 @@ def image_digest(case: Case) -> str:
 
 
 def digest_of(paths: Sequence[Path]) -> str:
-    """Return one sha256 over the content of files."""
+    """Return one sha256 over the content of files, and of all files in folders."""
     total = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            total.update(hashlib.file_digest(file, "sha256").digest())
+    for file in (file for path in paths for file in _files(path)):
+        with file.open("rb") as opened:
+            total.update(hashlib.file_digest(opened, "sha256").digest())
     return total.hexdigest()
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
 
 
 def _left(why: str) -> str:

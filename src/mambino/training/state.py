@@ -75,13 +75,13 @@ def optimiser(network: nn.Module, recipe: Recipe) -> Optimizer:
 
 
 @torch.no_grad()
-def follow(average: nn.Module, network: nn.Module, step: int) -> None:
+def follow(average: nn.Module, network: nn.Module, step: int, longest: float = LONGEST) -> None:
     """Move the averaged weights towards those of the network after `step` steps.
 
-    The decay is step / (step + SPAN + 1), so that the span grows with the run and short runs gain too
-    (polynomial decay, Shamir and Zhang 2013).
+    The decay is step / (step + SPAN + 1), `longest` at most, so that the span grows with the run and short
+    runs gain too (polynomial decay, Shamir and Zhang 2013).
     """
-    decay = min(LONGEST, step / (step + SPAN + 1))
+    decay = min(longest, step / (step + SPAN + 1))
     torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
     for mean, now in zip(average.buffers(), network.buffers(), strict=True):
         mean.copy_(now)

@@ -354,11 +354,24 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
     for function in ("isa", "isas", "message"):
         getattr(library, f"mambino_{function}").restype = ctypes.c_char_p
     library.mambino_issue_rate.restype = ctypes.c_double
+    library.mambino_use_team.argtypes, library.mambino_use_team.restype = (ctypes.c_void_p,), None
+    library.mambino_use_team(_team())
     forced = os.environ.get("MAMBINO_ISA", "")
     if forced and library.mambino_set_isa(forced.encode()):
         known = library.mambino_isas().decode()
         raise Error(f"MAMBINO_ISA is {forced}, but this processor and build have {known}", hint="choose one of these")
     return library, ""
+
+
+def _team() -> int | None:
+    """Return the address by which torch's own threads are called, where its OpenMP shows it.
+
+    They spin for milliseconds after each of torch's operators; other threads would share the processors with them.
+    """
+    if sys.platform != "linux":
+        return None
+    parallel = getattr(ctypes.CDLL(None), "GOMP_parallel", None)
+    return None if parallel is None else ctypes.cast(parallel, ctypes.c_void_p).value
 
 
 def _folders() -> Sequence[Path]:

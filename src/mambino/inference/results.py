@@ -1,0 +1,85 @@
+"""What is written for one case, and under which name."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mambino.core.dataset import Case
+from mambino.core.image import Segmentation
+from mambino.core.options import PredictOptions
+from mambino.core.provenance import Maker
+from mambino.errors import OptionError
+from mambino.imageio import mask_suffix, write_labels, write_scores
+from mambino.imageio.dicom.rtstruct import write_rtstruct
+from mambino.imageio.dicom.seg import write_seg
+from mambino.imageio.inputs import Input
+from mambino.inference.ledger import Predictions
+
+ENDINGS = {"seg": ".seg.dcm", "seg-labelmap": ".seg.dcm", "rtstruct": ".rtstruct.dcm"}
+"""Of what is written by another format than the image's own."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Result:
+    """What the network says of one image; scores [k, *s] where they are asked for."""
+
+    given: Input
+    segmentation: Segmentation
+    scores: NDArray[np.float32] | None
+
+
+def write_result(mask: Path, scores: Path, result: Result, case: Case, now: Predictions) -> None:
+    """Write the mask of a case in the format of the options, and its scores where there are some.
+
+    Raises:
+        DataError: the format cannot hold the labels, or the series is not as DICOM demands.
+        FileFormatError: the folder cannot be written to, or the disk is full.
+    """
+    volume = result.given.volume
+    like = None if volume else case.images[0]
+    if result.scores is not None:
+        write_scores(scores, result.scores, result.segmentation.grid, like=like)
+    if now.options.format == "mask" or volume is None:
+        write_labels(mask, result.segmentation, like=like)
+        return
+    if now.options.format == "rtstruct":
+        write_rtstruct(mask, result.segmentation, volume, now.codes or {}, maker(now))
+        return
+    kind: Literal["BINARY", "LABELMAP"] = "LABELMAP" if now.options.format == "seg-labelmap" else "BINARY"
+    write_seg(mask, result.segmentation, volume, now.codes or {}, maker(now), kind)
+
+
+def maker(now: Predictions) -> Maker:
+    """Return what a DICOM object says of its making."""
+    bundles = tuple(zip(now.names, now.bundles, strict=True))
+    return Maker(version=now.versions["mambino"], bundles=bundles, networks=now.networks)
+
+
+def mask_paths(cases: Sequence[Case], folder: Path, kind: str) -> dict[str, Path]:
+    """Return where the mask of each case goes, never over an image.
+
+    Raises:
+        OptionError: an image lies there.
+    """
+    masks = {case.id: folder / (case.id + ENDINGS.get(kind, mask_suffix(case.images[0]))) for case in cases}
+    images = {path.resolve() for case in cases for path in case.images}
+    for mask in masks.values():
+        if mask.resolve() in images:
+            raise OptionError(f"the mask {mask} would replace its own image", hint="choose another output folder: -o")
+    return masks
+
+
+def scores_path(mask: Path) -> Path:
+    """Return where the class scores of a mask go: NIfTI for volumes, else .npz."""
+    ending = next((end for end in ENDINGS.values() if mask.name.endswith(end)), "")
+    volume = mask.name.removesuffix(ending) + ".nii.gz" if ending else mask.name
+    return mask.parent / "probabilities" / (volume if volume.endswith(".nii.gz") else f"{mask.stem}.npz")
+
+
+def named(options: PredictOptions) -> PredictOptions:
+    """Return options that can be recorded: without the folder of a file, which is nobody else's business."""
+    return replace(options, codes=Path(options.codes.name)) if options.codes else options
