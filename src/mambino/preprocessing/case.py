@@ -146,7 +146,7 @@ def restore_scores(slabs: Iterable[Slab], prepared: Prepared, labels: Labels, co
 def data_side(config: Config) -> str:
     """Return a digest of all in a configuration that prepared cases depend on."""
     how = (config.normalise, config.resample)
-    seen = (config.dim, config.spacing, config.orientation, config.slice_axis, config.crop, *how)
+    seen: tuple[object, ...] = (config.dim, config.spacing, config.orientation, config.slice_axis, config.crop, *how)
     seen = (*seen, config.axes) if config.axes else seen  # what was prepared before there were axes stays good
     return hashlib.sha256(repr(seen).encode()).hexdigest()[:16]
 
@@ -195,9 +195,11 @@ def _turning(grid: Grid, config: Config) -> tuple[tuple[int, ...], tuple[int, ..
     flips: tuple[int, ...] = ()
     if config.orientation is not None and grid.dim == 3:
         order, flips = orienting(grid, config.orientation)
-    if config.slice_axis is None and not config.axes:
+    front = config.axes
+    if config.slice_axis is not None:
+        front = (config.slice_axis, *(axis for axis in range(grid.dim) if axis != config.slice_axis))
+    if not front:
         return order, flips
-    front = config.axes or (config.slice_axis, *(axis for axis in range(grid.dim) if axis != config.slice_axis))
     return tuple(order[axis] for axis in front), tuple(sorted(front.index(axis) for axis in flips))
 
 
