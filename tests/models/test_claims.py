@@ -23,17 +23,17 @@ COUNTS = [
     ("lightm_unet_legacy", 1, 3, LITS, "", 6.150, 352.96, 91.86, 444.81),
     ("lightm_unet", 3, 2, LARGE, "", 5.012, 47.75, 18.98, 66.74),
     ("lightm_unet_legacy", 3, 2, LARGE, "", 5.376, 61.50, 18.98, 80.48),
-    ("vm_unet", 3, 1, (256, 256), "", 27.428, 5.29, 2.96, 8.25),
-    ("vm_unet", 3, 9, (224, 224), "", 27.428, 4.06, 2.27, 6.33),
+    ("vm_unet", 3, 1, (256, 256), "", 27.427561, 5.29, 2.96, 8.25),
+    ("vm_unet", 3, 9, (224, 224), "", 27.427761, 4.06, 2.27, 6.33),
     ("vm_unet", 3, 1, (256, 256), "depths (2, 2, 2, 2), decoder_depths (2, 2, 2, 2)", 27.533, 5.66, 3.42, 9.08),
     ("vm_unet", 3, 1, (256, 256), "depths (2, 2, 9, 2), decoder_depths (2, 2, 2, 1)", 35.798, 7.33, 3.76, 11.09),
-    ("vm_unet", 3, 1, (256, 256), "depths (2, 2, 9, 2), decoder_depths (2, 9, 2, 2)", 44.274, 9.74, 5.02, 14.75),
-    ("swin_umamba", 1, 14, ABDOMEN, "", 59.889, 63.74, 3.92, 67.66),
-    ("swin_umamba", 3, 8, ENDOSCOPY, "", 59.891, 153.38, 9.41, 162.79),
-    ("swin_umamba", 3, 3, LARGE, "", 59.887, 163.49, 10.04, 173.52),
-    ("swin_umamba_dagger", 1, 14, ABDOMEN, "", 27.498, 12.35, 6.41, 18.77),
-    ("swin_umamba_dagger", 3, 8, ENDOSCOPY, "", 27.496, 29.54, 15.39, 44.93),
-    ("swin_umamba_dagger", 3, 3, LARGE, "", 27.492, 31.37, 16.42, 47.79),
+    ("vm_unet", 3, 1, (256, 256), "depths (2, 2, 9, 2), decoder_depths (2, 9, 2, 2)", 44.273833, 9.74, 5.02, 14.75),
+    ("swin_umamba", 1, 14, ABDOMEN, "", 59.889368, 63.74, 3.92, 67.66),
+    ("swin_umamba", 3, 8, ENDOSCOPY, "", 59.890688, 153.38, 9.41, 162.79),
+    ("swin_umamba", 3, 3, LARGE, "", 59.887068, 163.49, 10.04, 173.52),
+    ("swin_umamba_dagger", 1, 14, ABDOMEN, "", 27.497720, 12.35, 6.41, 18.77),
+    ("swin_umamba_dagger", 3, 8, ENDOSCOPY, "", 27.496160, 29.54, 15.39, 44.93),
+    ("swin_umamba_dagger", 3, 3, LARGE, "", 27.492300, 31.37, 16.42, 47.79),
     ("umamba_bot_2024_01", 1, 14, ABDOMEN, "", 63.344, 45.38, 0.00, 45.38),
     ("umamba_enc_2024_01", 1, 14, ABDOMEN, "", 67.333, 49.28, 1.87, 51.16),
     ("umamba_bot", 1, 14, ABDOMEN, "", 47.533, 41.05, 0.00, 41.06),
@@ -64,12 +64,12 @@ COUNTS = [
     ("swin_unetr", 1, 14, ABDOMEN, "", 25.139, 27.65, 0.00, 27.65),
     ("swin_unetr", 1, 3, LITS, "", 62.187, 762.89, 0.00, 762.89),
     ("swin_unet", 3, 9, (224, 224), "", 27.169, 6.11, 0.00, 6.11),
-    ("vmamba", 3, 1000, (224, 224), "depths (2, 2, 9, 2)", 22.893, 3.68, 1.92, 5.60),
-    ("vmamba", 3, 1000, (224, 224), "depths (2, 2, 27, 2)", 44.417, 7.69, 3.49, 11.18),
-    ("vmamba", 3, 1000, (224, 224), "depths (2, 2, 8, 2)", 30.249, 4.81, 0.06, 4.88),
-    ("vmamba", 3, 1000, (224, 224), "depths (2, 2, 5, 2)", 30.706, 4.72, 0.11, 4.83),
-    ("vmamba", 3, 1000, (224, 224), "depths (2, 2, 15, 2)", 50.148, 8.50, 0.17, 8.67),
-    ("vmamba", 3, 1000, (224, 224), "depths (2, 2, 20, 2)", 49.013, 8.47, 0.10, 8.57),
+    ("vmamba", 3, 1000, (224, 224), "depths (2, 2, 9, 2)", 22.893448, 3.68, 1.92, 5.60),
+    ("vmamba", 3, 1000, (224, 224), "depths (2, 2, 27, 2)", 44.417416, 7.69, 3.49, 11.18),
+    ("vmamba", 3, 1000, (224, 224), "depths (2, 2, 8, 2)", 30.249064, 4.81, 0.06, 4.88),
+    ("vmamba", 3, 1000, (224, 224), "depths (2, 2, 5, 2)", 30.705832, 4.72, 0.11, 4.83),
+    ("vmamba", 3, 1000, (224, 224), "depths (2, 2, 15, 2)", 50.147752, 8.50, 0.17, 8.67),
+    ("vmamba", 3, 1000, (224, 224), "depths (2, 2, 20, 2)", 49.012840, 8.47, 0.10, 8.57),
 ]
 UNUSED = {"unetr": 18432}  # the counts are of MONAI 1.6, whose UNETR has norms that it does not use
 PRINTED = 0.005  # half of the last digit of the counts (G)
@@ -99,7 +99,8 @@ def compare(count, original):
     if original is None:
         return
     millions, products, scan, total = original
-    assert round((count.held + UNUSED.get(count.claim.network.name, 0)) / 1e6, 3) == millions
+    digits = max(3, len(str(millions).partition(".")[2]))
+    assert round((count.held + UNUSED.get(count.claim.network.name, 0)) / 1e6, digits) == millions
     # The original repeats voxels before a pointwise convolution, ours after it, with the same result.
     saved = enlarging(count.claim)
     assert (saved > 0) == (count.claim.network.name in {"umamba_bot", "umamba_enc"})
@@ -124,7 +125,8 @@ def enlarging(claim):
 def test_every_count_of_the_reference_is_among_these():
     section = REFERENCE.read_text(encoding="utf-8").split("### 8.1")[1].split("### 8.2")[0]
     rows = [line.split("|")[3:7] for line in section.splitlines() if re.match(r"\| .* \| 1.\d", line)]
-    assert sorted(tuple(map(float, row)) for row in rows) == sorted(row[5:] for row in COUNTS)
+    ours = sorted((round(row[5], 3), *row[6:]) for row in COUNTS)
+    assert sorted(tuple(map(float, row)) for row in rows) == ours
     assert set(COUNTED) <= {key(claim) for claim in claims()}
     assert len(COUNTED) == len(COUNTS)
 

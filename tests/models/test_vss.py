@@ -1,4 +1,4 @@
-"""VM-UNet and VMamba beyond the contract: sizes, directions, twins, a single channel, and what is refused."""
+"""VM-UNet and VMamba beyond the contract: directions, twins, a single channel, and what is refused."""
 
 import pytest
 import torch
@@ -6,58 +6,10 @@ import torch
 from mambino.core.plan import NetworkSpec
 from mambino.errors import OptionError, ShapeError
 from mambino.models import build, segmenting
-from mambino.models.cost import multiply_adds, parameters
+from mambino.models.cost import parameters
 from mambino.nn.drop_path import rising_rates
 from mambino.nn.ss2d import SS2D, VSSBlock
 from tests.models.cases import spec
-
-
-def full(name, channels, classes, **options):
-    return NetworkSpec(name=name, dim=2, in_channels=channels, out_channels=classes, options=options)
-
-
-# Table 8.1 of the reference: parameters, and billions of multiply-adds and of operations in the scan.
-COUNTED = [
-    (full("vm_unet", 3, 1), (256, 256), 27_427_561, 5.29, 2.96),
-    (full("vm_unet", 3, 9), (224, 224), 27_427_761, 4.06, 2.27),
-    (full("vm_unet", 3, 1, decoder_depths=(2, 2, 2, 2)), (256, 256), 27_533_000, 5.66, 3.42),
-    (full("vm_unet", 3, 1, depths=(2, 2, 9, 2)), (256, 256), 35_798_000, 7.33, 3.76),
-    (full("vm_unet", 3, 1, depths=(2, 2, 9, 2), decoder_depths=(2, 9, 2, 2)), (256, 256), 44_273_833, 9.74, 5.02),
-    (full("swin_umamba", 1, 14), (320, 320), 59_889_368, 63.74, 3.92),
-    (full("swin_umamba", 3, 8), (384, 640), 59_890_688, 153.38, 9.41),
-    (full("swin_umamba", 3, 3), (512, 512), 59_887_068, 163.49, 10.04),
-    (full("swin_umamba_dagger", 1, 14), (320, 320), 27_497_720, 12.35, 6.41),
-    (full("swin_umamba_dagger", 3, 8), (384, 640), 27_496_160, 29.54, 15.39),
-    (full("swin_umamba_dagger", 3, 3), (512, 512), 27_492_300, 31.37, 16.42),
-    (full("vmamba", 3, 1000), (224, 224), 22_893_448, 3.68, 1.92),
-    (full("vmamba", 3, 1000, depths=(2, 2, 27, 2)), (224, 224), 44_417_416, 7.69, 3.49),
-    (
-        full("vmamba", 3, 1000, depths=(2, 2, 8, 2), generation=2, state_size=1, expand=1.0),
-        (224, 224), 30_249_064, 4.81, 0.06,
-    ),
-    (
-        full("vmamba", 3, 1000, depths=(2, 2, 5, 2), generation=2, state_size=1, expand=2.0),
-        (224, 224), 30_705_832, 4.72, 0.11,
-    ),
-    (
-        full("vmamba", 3, 1000, depths=(2, 2, 15, 2), generation=2, state_size=1, expand=2.0),
-        (224, 224), 50_147_752, 8.50, 0.17,
-    ),
-    (
-        full("vmamba", 3, 1000, depths=(2, 2, 20, 2), generation=2, state_size=1, expand=1.0),
-        (224, 224), 49_012_840, 8.47, 0.10,
-    ),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("network", "sides", "count", "products", "scan"), COUNTED)
-def test_sizes_and_operations_are_those_counted_on_the_originals(network, sides, count, products, scan):
-    with torch.device("meta"):
-        made = parameters(build(network))
-    assert made == count or (count % 1000 == 0 and round(made / 1000) == count // 1000)
-    found = multiply_adds(network, sides)
-    assert found.products == pytest.approx(products * 1e9, abs=0.006e9)
-    assert found.scan == pytest.approx(scan * 1e9, abs=0.006e9)
 
 
 @pytest.mark.parametrize("dim", [2, 3])

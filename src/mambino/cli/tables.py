@@ -103,7 +103,7 @@ def show_cost(counted: "Cost") -> None:
     work = counted.operations
     rows = [
         ("parameters", f"{counted.parameters / 1e6:.3f} M", "each tensor once"),
-        ("usually", counted.counted or "-", "parameters with the papers' options"),
+        ("in papers' options", counted.counted or "-", "parameters, as counted by us"),
         ("convolutions", _giga(work.convolutions), "multiply-adds"),
         ("linear layers", _giga(work.linear), "multiply-adds"),
         ("attention", _giga(work.attention), "multiply-adds"),
