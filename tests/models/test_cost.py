@@ -85,7 +85,7 @@ def test_what_cannot_be_measured_is_refused(monkeypatch, tmp_path):
 def test_the_command_prints_claims_beside_counts(capsys):
     dispatch(["cost", "vm_unet", "--size", "64x64", "--channels", "3", "--set", "depths=1,1", "decoder_depths=1,1"])
     said = capsys.readouterr().out
-    assert "claimed: 27.43 M, 4.11 G at 256 x 256 (later papers)" in said
+    assert "claimed: 22.04 M, 4.11 G at 256 x 256 (quoted in print)" in said
     assert "decoder_depths (2, 9, 2, 2)" in said
     assert "measured" not in said
 
