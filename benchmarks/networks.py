@@ -1,14 +1,15 @@
 """Whole networks: seconds and peak memory of inference and of a training step, beside nnU-Net's and MONAI's.
 
     python benchmarks/networks.py [--json FILE] [--rounds 3] [--threads 2] [--cases 512x512 256x256 128x128x128]
-                                  [--directions forward step] [--only NAME ...] [--loop]
+                                  [--directions forward step] [--only NAME ...] [--loop] [--twins]
 
 Contenders: the networks of mambino in their published sizes; from their own packages (`pip install 'mambino[bench]'`)
 nnU-Net's PlainConvUNet as it is planned for that image, SegResNet, and SwinUNETR of 24 and 48 features; and with
-`--loop` the Mamba networks on a loop over the steps, as they run today without CUDA (minutes). All in float32, one
-image, random weights, their rounds interleaved, medians; freed memory is kept, for all. Peaks are those of a process of
-its own for each network and direction, its weights included. One that would need more than `--memory` is left out and
-said so.
+`--loop` the Mamba networks on a loop over the steps, as they run today without CUDA (minutes); with `--twins` Mamba
+networks without Mamba, or with all of it but the recurrence, for what the scan costs. All in float32, one image,
+random weights, their rounds interleaved, medians; freed memory is kept, for all. Peaks are those of a process of its
+own for each network and direction, its weights included. One that would need more than `--memory` is left out and said
+so.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from instruments.measuring import HEADER, Row, describe, interleaved, resident, 
 from instruments.scan_forms import loop_paths, loop_tokens
 from torch import nn
 
-from mambino.core.plan import NetworkSpec
+from mambino.core.plan import NetworkSpec, Value
 from mambino.models import build, segmenting
 from mambino.models import describe as described
 from mambino.models.cost import activation_bytes
@@ -33,6 +34,12 @@ from mambino.nn.device import keep_allocations
 CLASSES = 3
 MAMBA = ("lightm_unet", "vm_unet")
 """Those that --loop runs on a loop too."""
+TWINS: dict[str, tuple[str, Value]] = {
+    **dict.fromkeys(("umamba_bot", "umamba_enc", "swin_umamba"), ("mixer", "none")),
+    **dict.fromkeys(("swin_umamba_dagger", "vm_unet"), ("scan", "identity")),
+}
+"""Those that --twins runs once more, with this option."""
+LOOP, TWIN = " on the loop", " without the scan"
 
 
 def main() -> None:
@@ -45,6 +52,7 @@ def main() -> None:
     parser.add_argument("--directions", nargs="+", default=["forward", "step"])
     parser.add_argument("--only", nargs="+")
     parser.add_argument("--loop", action="store_true")
+    parser.add_argument("--twins", action="store_true")
     parser.add_argument("--memory", type=float, default=12.0, help="that a contender may need (GiB)")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -76,13 +84,15 @@ def measured(case: str, direction: str, options: argparse.Namespace) -> list[Row
 def chosen(case: str, direction: str, options: argparse.Namespace) -> list[str]:
     """Return the contenders for an image that have the memory for it."""
     sides, names = sides_of(case), []
-    for name in (*segmenting(), *peers(), *(f"{name} on the loop" for name in MAMBA if options.loop)):
-        base = name.removesuffix(" on the loop")
+    looped = [name + LOOP for name in MAMBA if options.loop]
+    twins = [name + TWIN for name in TWINS if options.twins]
+    for name in (*segmenting(), *peers(), *looped, *twins):
+        base = base_of(name)
         if options.only and base not in options.only and name not in peers():
             continue
         if name not in peers() and len(sides) not in described(base).dims:
             continue
-        if name != base and direction == "step":
+        if name.endswith(LOOP) and direction == "step":
             continue  # each step of the loop makes a gradient as large as the sequence
         need = 0.0 if name in peers() else needed(base, sides, direction)
         if need > options.memory:
@@ -101,8 +111,8 @@ def prepared(name: str, case: str, direction: str) -> Callable[[], object]:
     """Return what is timed."""
     sides = sides_of(case)
     torch.manual_seed(0)
-    base = name.removesuffix(" on the loop")
-    network = (peers()[name](sides) if name in peers() else build(spec(base, sides))).eval()
+    twin = dict([TWINS[base_of(name)]]) if name.endswith(TWIN) else {}
+    network = (peers()[name](sides) if name in peers() else build(spec(base_of(name), sides, **twin))).eval()
     x = torch.randn(1, channels(sides), *sides)
 
     def forward() -> None:
@@ -121,7 +131,7 @@ def prepared(name: str, case: str, direction: str) -> Callable[[], object]:
         network.zero_grad()
         network(x).square().mean().backward()
 
-    if name != base:
+    if name.endswith(LOOP):
         return on_the_loop
     return forward if direction == "forward" else step
 
@@ -140,9 +150,14 @@ def peak(name: str, case: str, direction: str) -> float:
     before = resident(reset=True)
     call = prepared(name, case, direction)
     call()
-    if not name.endswith("loop"):
+    if not name.endswith(LOOP):
         call()
     return resident() - before
+
+
+def base_of(name: str) -> str:
+    """Return the network that a contender of ours is."""
+    return name.removesuffix(LOOP).removesuffix(TWIN)
 
 
 def sides_of(case: str) -> tuple[int, ...]:
@@ -154,9 +169,9 @@ def channels(sides: tuple[int, ...]) -> int:
     return 3 if len(sides) == 2 else 1
 
 
-def spec(name: str, sides: tuple[int, ...]) -> NetworkSpec:
+def spec(name: str, sides: tuple[int, ...], **twin: Value) -> NetworkSpec:
     """Return one of ours in its published size."""
-    options = {"unet": plan(sides)}.get(name, {})
+    options = {"unet": plan(sides)}.get(name, {}) | twin
     return NetworkSpec(name=name, dim=len(sides), in_channels=channels(sides), out_channels=CLASSES, options=options)
 
 

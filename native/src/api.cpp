@@ -174,6 +174,19 @@ void convolve_back(const mambino_conv &c, const mambino_conv_gradients &g, const
     k.conv_sum(c, g, records.get());
 }
 
+// Run a kernel on all tokens of all samples, some at a time.
+template <class Made> void share_tokens(int64_t batch, int64_t length, int threads, const Made &like, void (*kernel)(const Made &)) {
+    const int64_t step = length / (4 * threads) < 1024 ? length / (4 * threads) / 16 * 16 + 16 : 1024;
+    std::vector<Made> tasks;
+    for (int64_t b = 0; b < batch; b++)
+        for (int64_t begin = 0; begin < length; begin += step) {
+            tasks.push_back(like);
+            tasks.back().batch = b, tasks.back().begin = begin;
+            tasks.back().end = begin + step < length ? begin + step : length;
+        }
+    share(tasks, threads, kernel);
+}
+
 // Run `work`; turn what it throws into a status.
 template <class Work> int guarded(const Work &work) {
     try {
@@ -248,6 +261,25 @@ int mambino_norm_backward(const mambino_norm *norm, const mambino_norm_gradients
         require_rows(gradients->y, "the gradient of y is missing");
         require_rows(gradients->x, "room for the gradient of x is missing");
         (bytes == 4 ? normalise_back<float> : normalise_back<double>)(*norm, *gradients, k, threads < 1 ? 1 : threads);
+    });
+}
+
+int mambino_layer_norm_forward(const mambino_layer_norm *norm, int bytes, int threads) {
+    return guarded([&] {
+        require(norm != nullptr, "norm is missing", 0);
+        const Kernels &k = kernels_for(bytes);
+        check(*norm);
+        share_tokens(norm->batch, norm->length, threads < 1 ? 1 : threads, LayerNormTask{norm, 0, 0, 0}, k.layer_norm);
+    });
+}
+
+int mambino_grid_conv_forward(const mambino_grid_conv *conv, int bytes, int threads) {
+    return guarded([&] {
+        require(conv != nullptr, "conv is missing", 0);
+        const Kernels &k = kernels_for(bytes);
+        check(*conv);
+        const int64_t tokens = conv->sides[0] * conv->sides[1] * conv->sides[2];
+        share_tokens(conv->batch, tokens, threads < 1 ? 1 : threads, GridConvTask{conv, 0, 0, 0}, k.grid_conv);
     });
 }
 

@@ -85,4 +85,30 @@ inline void check(const mambino_norm &n) {
     require(n.mean && n.scale, "room for mean and scale is missing", 0);
 }
 
+inline void check(const mambino_layer_norm &n) {
+    require_size("batch must be at least 1", n.batch, 1);
+    require_size("length must be at least 1", n.length, 1);
+    require_size("channels must be at least 1", n.channels, 1);
+    require_rows(n.x, "x is missing");
+    require_rows(n.y, "y is missing");
+    if (n.add.data) require_rows(n.add, "add is missing");
+    if (n.gate.data) require_rows(n.gate, "gate is missing");
+    require(n.weight && n.bias, "weight or bias is missing", 0);
+}
+
+inline void check(const mambino_grid_conv &c) {
+    require_size("batch must be at least 1", c.batch, 1);
+    require_size("channels must be at least 1", c.channels, 1);
+    int64_t tokens = 1, taps = 1;
+    for (int axis = 0; axis < 3; axis++) {
+        require(c.sides[axis] >= 1 && c.sides[axis] < MOST / tokens, "sides must be at least 1", c.sides[axis]);
+        require(c.kernel[axis] >= 1 && c.kernel[axis] % 2 && c.kernel[axis] <= MAMBINO_TAPS / taps, "the kernel must be odd, and not large",
+                c.kernel[axis]);
+        tokens *= c.sides[axis], taps *= c.kernel[axis];
+    }
+    require_rows(c.x, "x is missing");
+    require_rows(c.y, "y is missing");
+    require(c.weight != nullptr, "the weight is missing", 0);
+}
+
 }  // namespace mambino

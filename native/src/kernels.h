@@ -2,6 +2,8 @@
 #pragma once
 
 #include "conv.h"
+#include "grid_conv.h"
+#include "layer_norm.h"
 #include "norm.h"
 #include "scan_backward.h"
 
@@ -25,7 +27,7 @@ template <class T> constexpr Kernels kernels() {
     return {blocks<T>,        forward_scratch<T>, backward_scratch<T>, channel_sum<T>,    forward<T>,
             backward<T>,      sum_tokens<T>,      sum_channels<T>,     conv_forward<T>,   conv_backward<T>,
             conv_sum<T>,      norm_sums<T>,       norm_apply<T>,       norm_sums_back<T>, norm_apply_back<T>,
-            spin<T>,          Lanes<T>::count};
+            layer_norm<T>,    grid_conv<T>,       spin<T>,             Lanes<T>::count};
 }
 
 }  // namespace MAMBINO_TARGET

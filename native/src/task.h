@@ -38,6 +38,17 @@ struct NormTask {
     const void *line;
 };
 
+// Some tokens of one sample.
+struct LayerNormTask {
+    const mambino_layer_norm *norm;
+    int64_t batch, begin, end;
+};
+
+struct GridConvTask {
+    const mambino_grid_conv *conv;
+    int64_t batch, begin, end;
+};
+
 // The kernels of one instruction set for one type of number.
 struct Kernels {
     int64_t (*blocks)(const mambino_scan &);                          // of channels
@@ -57,6 +68,8 @@ struct Kernels {
     void (*norm_apply)(const NormTask &);
     void (*norm_sums_back)(const NormTask &);  // of the gradient, and of the gradient times (x - mean)
     void (*norm_apply_back)(const NormTask &);
+    void (*layer_norm)(const LayerNormTask &);
+    void (*grid_conv)(const GridConvTask &);
     double (*spin)(int64_t rounds);            // twelve independent multiply-adds a round
     int lanes;                                 // numbers in a vector
 };

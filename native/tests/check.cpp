@@ -243,6 +243,39 @@ void check_norm_and_conv() {
     expect(mambino_conv_backward(&conv, &outer, 4, 2) == MAMBINO_OK, mambino_message());
 }
 
+// Those that only go forward: both leave equal numbers what they should.
+void check_tokens() {
+    const int64_t sides[3] = {3, 5, 7}, tokens = 3 * 5 * 7, channels = 75;
+    std::vector<float> x(size_t(tokens * channels)), y(x.size()), gate(x.size(), 0.5f), weight(channels, 2.0f), bias(channels, 1.0f);
+    Random random;
+    for (float &v : x) v = float(random.next()) + 3;
+    const mambino_rows from{x.data(), 0, channels, 0}, to{y.data(), 0, channels, 0};
+    const float scale = 0.5f;
+    mambino_layer_norm norm{1, tokens, channels, 1e-5, from, from, {gate.data(), 0, channels, 0}, to, weight.data(), bias.data(), &scale};
+    expect(mambino_layer_norm_forward(&norm, 4, 2) == MAMBINO_OK, mambino_message());
+    double worst = 0;
+    const double silu = 0.5 / (1 + std::exp(-0.5));
+    for (int64_t t = 0; t < tokens; t++) {
+        double sum = 0;
+        for (int64_t c = 0; c < channels; c++) sum += double(y[size_t(t * channels + c)]) / silu;
+        worst = std::max(worst, std::fabs(sum / double(channels) - 1));
+    }
+    expect(worst < 1e-5, "a normalised token has the mean of the bias, times the gate");
+    std::vector<float> taps(size_t(27 * channels), 1.0f), ones(x.size(), 1.0f);
+    mambino_grid_conv conv{1, channels, {sides[0], sides[1], sides[2]}, {3, 3, 3}, 0, {ones.data(), 0, channels, 0}, to, taps.data(), bias.data()};
+    expect(mambino_grid_conv_forward(&conv, 4, 2) == MAMBINO_OK, mambino_message());
+    bool equal = true;
+    for (int64_t t = 0; t < tokens; t++) {
+        const int64_t at[3] = {t / 35, t / 7 % 5, t % 7};
+        float count = 1;
+        for (int axis = 0; axis < 3; axis++) count *= float(3 - (at[axis] == 0) - (at[axis] == sides[axis] - 1));
+        for (int64_t c = 0; c < channels; c++) equal = equal && y[size_t(t * channels + c)] == count + 1;
+    }
+    expect(equal, "equal weights count the neighbours inside the grid");
+    conv.kernel[2] = 2;
+    expect(mambino_grid_conv_forward(&conv, 4, 2) == MAMBINO_BAD_ARGUMENT, "an even kernel is refused");
+}
+
 // A team as OpenMP's runtimes have it.
 std::atomic<int> lent{0};
 
@@ -267,6 +300,7 @@ int main() {
         check_scan({1, 33, 6, 1, 1, 0, false}, "one state");
         check_scan({3, 5, 8, 4, 1, 1, false}, "short");
         check_norm_and_conv();
+        check_tokens();
         mambino_use_team(team);
         lent = 0;
         check_scan({2, 70, 24, 16, 1, 0, true}, "on a team");

@@ -149,7 +149,7 @@ def test_the_interface_refuses_what_cannot_be(sizes, missing, size, threads):
     there = ctypes.addressof(room)
     call = native._Scan(**sizes)
     for name in {"u", "delta", "B", "C", "y"} - missing:
-        setattr(call, name, native._Rows(there, 0, 0, 0))
+        setattr(call, name, native.Rows(there, 0, 0, 0))
     call.A = None if "A" in missing else there
     call.W = there
     fits = all(sizes[name] <= 40 for name in ("batch", "length", "channels", "states", "rank"))

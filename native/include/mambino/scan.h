@@ -102,6 +102,31 @@ typedef struct {
     void *weight, *bias; /* go out */
 } mambino_norm_gradients;
 
+/* y = ((x + scale add) - mean) / sqrt(variance + eps) * weight + bias, times silu(gate); mean and variance of each token
+ * over its channels. */
+typedef struct {
+    int64_t batch, length, channels;
+    double eps;
+    mambino_rows x, add, gate, y; /* add and gate may be missing */
+    const void *weight, *bias;    /* [channels] */
+    const void *scale;            /* one number, or null: 1 */
+} mambino_layer_norm;
+
+/* The most neighbours that a convolution along all axes may see. */
+#define MAMBINO_TAPS 343
+
+/* y = act(bias + sum over neighbours of weight x), each channel by itself, over a grid with zeros round it. Tokens lie
+ * row by row; a grid of two axes has a first side of 1. */
+typedef struct {
+    int64_t batch, channels;
+    int64_t sides[3], kernel[3]; /* kernel: odd */
+    int32_t silu;
+    mambino_rows x, y;
+    const void *weight, *bias; /* [neighbours, channels], [channels] or null */
+} mambino_grid_conv;
+
+MAMBINO_API int mambino_layer_norm_forward(const mambino_layer_norm *norm, int bytes, int threads);
+MAMBINO_API int mambino_grid_conv_forward(const mambino_grid_conv *conv, int bytes, int threads);
 MAMBINO_API int mambino_scan_forward(const mambino_scan *scan, int bytes, int threads);
 MAMBINO_API int mambino_scan_backward(const mambino_scan *scan, const mambino_scan_gradients *gradients, int bytes,
                                       int threads);

@@ -19,6 +19,7 @@ from mambino.nn.mixers import Mixer, Scan, check_names, make_mixer
 from mambino.nn.norm import RectifiedGroupNorm
 from mambino.nn.residual import GROUPS, ResConv, Up, check_stages
 from mambino.nn.tokens import channels_last, to_image, to_tokens
+from mambino.ops.layer_norm import layer_norm
 from mambino.ops.linear import linear
 
 PROMISED = {2: 20, 3: 26}
@@ -253,16 +254,13 @@ class RVM(nn.Module):
         y = self.mamba(tokens, self._around) if isinstance(self.mamba, Mamba) else self._around(self.mamba, tokens)
         return to_image(y, x.shape[2:])
 
-    def _around(self, mix: Callable[[Tensor], Tensor] | None, tokens: Tensor) -> Tensor:
+    def _around(self, mix: Callable[[Tensor], Tensor] | None, tokens: Tensor, out: Tensor | None = None) -> Tensor:
         """Do all that is done to tokens, each by itself, before and after they are mixed."""
-        mixed = tokens if mix is None else self._added(mix(self.norm(tokens)), tokens)
-        norm = self.norm if self.norm2 is None else self.norm2
-        return linear(norm(mixed), self.proj.weight, self.proj.bias)
-
-    def _added(self, mixed: Tensor, tokens: Tensor) -> Tensor:
-        if not self.residual:
-            return mixed
-        return mixed + tokens if self.skip_scale is None else torch.addcmul(mixed, tokens, self.skip_scale)
+        norm, mixed, add = self.norm if self.norm2 is None else self.norm2, tokens, None
+        if mix is not None:
+            mixed, add = mix(layer_norm(tokens, self.norm)), tokens if self.residual else None
+        normal = layer_norm(mixed, norm, add=add, scale=self.skip_scale)
+        return linear(normal, self.proj.weight, self.proj.bias, out=out)
 
 
 class ResMamba(nn.Module):
@@ -290,8 +288,7 @@ class ResUp(nn.Module):
         self.skip_scale = nn.Parameter(torch.ones(1))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.conv(self.norm1(x)) + self.skip_scale * x
-        result: Tensor = self.norm2(y)
+        result: Tensor = self.norm2(torch.addcmul(self.conv(self.norm1(x)), x, self.skip_scale))
         return result
 
 

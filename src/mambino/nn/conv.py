@@ -107,8 +107,11 @@ class SeparableConv(nn.Module):
         if self.depthwise.kernel_size[0] > 1:
             return pointwise(self.depthwise(x), self.pointwise)
         scale, shift = self.depthwise.weight.flatten(), self.depthwise.bias  # a convolution of one voxel
-        y = x.movedim(1, -1) * scale
-        return pointwise((y if shift is None else y + shift).movedim(-1, 1), self.pointwise)
+        weight, bias = self.pointwise.weight.flatten(1), self.pointwise.bias
+        if shift is not None:
+            moved = weight @ shift
+            bias = moved if bias is None else bias + moved
+        return linear(x.movedim(1, -1), weight * scale, bias).movedim(-1, 1)
 
 
 def pointwise(x: Tensor, conv: nn.Conv2d | nn.Conv3d) -> Tensor:

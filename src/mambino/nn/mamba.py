@@ -10,19 +10,21 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from mambino.ops.causal_conv import causal_conv
+from mambino.ops.layer_norm import layer_norm
 from mambino.ops.linear import linear
 from mambino.ops.selective_scan import scan_tokens
 
-Around = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
-"""What is done to tokens around their mixing, which is its first argument; each token by itself."""
+Around = Callable[[Callable[[Tensor], Tensor], Tensor, Tensor | None], Tensor]
+"""What is done to tokens around their mixing, which is its first argument; each token by itself. The result goes into
+the last one, if it is there."""
 
 
-def alone(mix: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
+def alone(mix: Callable[[Tensor], Tensor], tokens: Tensor, out: Tensor | None = None) -> Tensor:
     """Mix the tokens, and nothing else."""
-    return mix(tokens)
+    return mix(tokens) if out is None else out.copy_(mix(tokens))
 
 
-TILE = 8192
+TILE = 16384
 """Tokens that go through the block together where nothing is learnt: what is wider than the input stays this long."""
 
 
@@ -74,12 +76,12 @@ class Mamba(nn.Module):
                 initialise_steps(self.dt_proj.weight, self.dt_proj.bias)
 
     def forward(self, tokens: Float[Tensor, "b l c"], around: Around = alone) -> Float[Tensor, "b l k"]:
-        """Mix the tokens; `around(mix, tokens)` does it with what belongs before and after, a token at a time.
+        """Mix the tokens; `around(mix, tokens, out)` does it with what belongs before and after, a token at a time.
 
         Where nothing is learnt, long sequences go through all of it in parts, and what is wider than they stays short.
         """
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or tokens.shape[1] <= TILE:
-            return around(lambda whole: self._tile(whole, None, None)[0], tokens)
+            return around(lambda whole: self._tile(whole, None, None)[0], tokens, None)
         before, state = None, None
 
         def mix(part: Tensor) -> Tensor:
@@ -88,12 +90,12 @@ class Mamba(nn.Module):
             return y
 
         first, *others = torch.split(tokens, TILE, 1)
-        y = around(mix, first)
+        y = around(mix, first, None)
         result = y.new_empty(y.shape[0], tokens.shape[1], y.shape[2])
         places = iter(torch.split(result, TILE, 1))
         next(places).copy_(y)
         for place, part in zip(places, others, strict=True):
-            place.copy_(around(mix, part))
+            around(mix, part, place)
         return result
 
     def _tile(
@@ -105,8 +107,8 @@ class Mamba(nn.Module):
         x = causal_conv(x, self.conv1d.weight[:, 0], self.conv1d.bias, before=before, silu=True)
         gates = self.recurs and self.norm is None  # then the scan does, in one go
         y, state = self._scan(x, z if gates else None, state) if self.recurs else (x * self.D, None)
-        y = y if self.norm is None else self.norm(y)
-        y = y if gates else y * silu(z)
+        if not gates:
+            y = y * silu(z) if self.norm is None else layer_norm(y, self.norm, gate=z)
         return linear(y, self.out_proj.weight, self.out_proj.bias), left, state
 
     def _scan(self, x: Tensor, z: Tensor | None, state: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import silu
 
 from mambino.nn.dims import CONV
 from mambino.nn.drop_path import DropPath
@@ -14,6 +13,8 @@ from mambino.nn.mamba import initialise_steps
 from mambino.nn.mixers import Attention, GridConv, Mixer, Scan, check_names
 from mambino.nn.transformer import MLP
 from mambino.ops.cross_scan import cross_scan
+from mambino.ops.grid_conv import grid_conv
+from mambino.ops.layer_norm import layer_norm
 from mambino.ops.linear import linear
 from mambino.ops.scan_paths import scan_paths
 
@@ -66,11 +67,10 @@ class SS2D(nn.Module):
     def forward(self, x: Float[Tensor, "b *s c"]) -> Float[Tensor, "b *s c"]:
         space = x.shape[1:-1]
         x, z = linear(x, self.in_proj.weight).tensor_split([self.inner], -1)
-        x = silu(self.conv(x.movedim(-1, 1))).movedim(1, -1)
-        y = self.norm(self._scanned(x.flatten(1, -2), space).view(x.shape))
-        if self.gate:
-            y = y * silu(z)
-        result: Tensor = self.out_proj(y)
+        x = grid_conv(x, self.conv, silu=True)
+        y = self._scanned(x.flatten(1, -2), space)
+        y = layer_norm(y, self.norm, gate=z.flatten(1, -2) if self.gate else None)
+        result: Tensor = self.out_proj(y.view(x.shape))
         return result
 
     def _scanned(self, tokens: Tensor, space: torch.Size) -> Tensor:

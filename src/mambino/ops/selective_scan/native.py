@@ -21,7 +21,9 @@ _SUFFIXES = {"win32": ".dll", "darwin": ".so"}
 _ADVICE = "install a C++ compiler and mambino again, or a wheel made for this platform"
 
 
-class _Rows(ctypes.Structure):
+class Rows(ctypes.Structure):
+    """Where the tokens of an activation lie: `mambino_rows`."""
+
     _fields_ = (
         ("data", ctypes.c_void_p),
         ("batch", ctypes.c_int64),
@@ -30,48 +32,49 @@ class _Rows(ctypes.Structure):
     )
 
 
-def _fields(kind: type, names: str) -> list[tuple[str, type]]:
+def fields(kind: type, names: str) -> list[tuple[str, type]]:
+    """Return members of a structure that are of one type."""
     return [(name, kind) for name in names.split()]
 
 
 class _Scan(ctypes.Structure):
     _fields_ = (
-        *_fields(ctypes.c_int64, "batch length channels states groups rank"),
-        *_fields(ctypes.c_int32, "softplus accumulate constant_B constant_C"),
-        *_fields(_Rows, "u delta B C z y"),
-        *_fields(ctypes.c_void_p, "A W D bias state order last saved"),
+        *fields(ctypes.c_int64, "batch length channels states groups rank"),
+        *fields(ctypes.c_int32, "softplus accumulate constant_B constant_C"),
+        *fields(Rows, "u delta B C z y"),
+        *fields(ctypes.c_void_p, "A W D bias state order last saved"),
     )
 
 
 class _ScanGradients(ctypes.Structure):
     _fields_ = (
-        ("y", _Rows),
+        ("y", Rows),
         ("last", ctypes.c_void_p),
-        *_fields(_Rows, "u delta B C z"),
-        *_fields(ctypes.c_void_p, "A W D bias state"),
+        *fields(Rows, "u delta B C z"),
+        *fields(ctypes.c_void_p, "A W D bias state"),
     )
 
 
 class _Conv(ctypes.Structure):
     _fields_ = (
-        *_fields(ctypes.c_int64, "batch length channels kernel"),
+        *fields(ctypes.c_int64, "batch length channels kernel"),
         ("silu", ctypes.c_int32),
-        *_fields(_Rows, "x y"),
-        *_fields(ctypes.c_void_p, "weight bias before"),
+        *fields(Rows, "x y"),
+        *fields(ctypes.c_void_p, "weight bias before"),
     )
 
 
 class _ConvGradients(ctypes.Structure):
-    _fields_ = (("y", _Rows), ("x", _Rows), *_fields(ctypes.c_void_p, "weight bias"))
+    _fields_ = (("y", Rows), ("x", Rows), *fields(ctypes.c_void_p, "weight bias"))
 
 
 class _Norm(ctypes.Structure):
     _fields_ = (
-        *_fields(ctypes.c_int64, "batch length channels groups"),
+        *fields(ctypes.c_int64, "batch length channels groups"),
         ("eps", ctypes.c_double),
         ("relu", ctypes.c_int32),
-        *_fields(_Rows, "x y"),
-        *_fields(ctypes.c_void_p, "weight bias mean scale"),
+        *fields(Rows, "x y"),
+        *fields(ctypes.c_void_p, "weight bias mean scale"),
     )
 
 
@@ -152,18 +155,18 @@ def scan_backward_into(
     call = _scan_call(inputs, None, None, saved, softplus=softplus)
     call.accumulate = accumulate
     out = _ScanGradients(
-        y=_rows(grad),
-        last=_pointer(grad_last),
-        u=_rows(u),
-        delta=_rows(delta),
+        y=rows(grad),
+        last=pointer(grad_last),
+        u=rows(u),
+        delta=rows(delta),
         B=_coupling(B),
         C=_coupling(C),
-        z=_rows(z),
-        A=_pointer(A),
-        W=_pointer(W),
-        D=_pointer(D),
-        bias=_pointer(bias),
-        state=_pointer(state),
+        z=rows(z),
+        A=pointer(A),
+        W=pointer(W),
+        D=pointer(D),
+        bias=pointer(bias),
+        state=pointer(state),
     )
     call.y = out.y  # nothing is written to it
     size = inputs.u.element_size()
@@ -181,7 +184,7 @@ def conv(x: Tensor, weight: Tensor, bias: Tensor | None, before: Tensor | None, 
     x = rowwise(x)
     y = torch.empty_like(x, memory_format=torch.contiguous_format)
     call = _conv_call(x, weight, bias, before, silu=silu)
-    call.y = _rows(y)
+    call.y = rows(y)
     _check(_library().mambino_conv_forward(ctypes.byref(call), x.element_size(), torch.get_num_threads()))
     return y
 
@@ -194,7 +197,7 @@ def conv_backward(
     room = [torch.empty_like(t, memory_format=torch.contiguous_format) for t in (x, weight)]
     room_bias = None if bias is None else torch.empty_like(bias)
     call = _conv_call(x, weight, bias, None, silu=silu)
-    out = _ConvGradients(y=_rows(grad), x=_rows(room[0]), weight=_pointer(room[1]), bias=_pointer(room_bias))
+    out = _ConvGradients(y=rows(grad), x=rows(room[0]), weight=pointer(room[1]), bias=pointer(room_bias))
     call.y = out.y
     size = x.element_size()
     _check(_library().mambino_conv_backward(ctypes.byref(call), ctypes.byref(out), size, torch.get_num_threads()))
@@ -209,7 +212,7 @@ def norm(
     y = torch.empty_like(x, memory_format=torch.contiguous_format)
     mean, scale = (x.new_empty(x.shape[0], groups) for _ in range(2))
     call = _norm_call(x, weight, bias, mean, scale, groups, eps, relu=relu)
-    call.y = _rows(y)
+    call.y = rows(y)
     _check(_library().mambino_norm_forward(ctypes.byref(call), x.element_size(), torch.get_num_threads()))
     return y, mean, scale
 
@@ -221,11 +224,19 @@ def norm_backward(
     x, grad = rowwise(x), rowwise(grad)
     dx, dw, db = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (x, weight, bias))
     call = _norm_call(x, weight, bias, mean, scale, mean.shape[1], 0.0, relu=relu)
-    out = _ConvGradients(y=_rows(grad), x=_rows(dx), weight=_pointer(dw), bias=_pointer(db))
+    out = _ConvGradients(y=rows(grad), x=rows(dx), weight=pointer(dw), bias=pointer(db))
     call.y = out.y
     size = x.element_size()
     _check(_library().mambino_norm_backward(ctypes.byref(call), ctypes.byref(out), size, torch.get_num_threads()))
     return dx, dw, db
+
+
+def without_gradient(*inputs: Tensor | None) -> bool:
+    """Tell whether kernels that know no way back may take these inputs: nothing is learnt, and all are of one type."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or missing():
+        return False
+    kinds = {(x.device.type, x.dtype) for x in inputs if x is not None}
+    return kinds in ({("cpu", torch.float32)}, {("cpu", torch.float64)})
 
 
 def _norm_call(
@@ -247,11 +258,11 @@ def _norm_call(
         groups=groups,
         eps=eps,
         relu=relu,
-        x=_rows(x),
-        weight=_pointer(weight),
-        bias=_pointer(bias),
-        mean=_pointer(mean),
-        scale=_pointer(scale),
+        x=rows(x),
+        weight=pointer(weight),
+        bias=pointer(bias),
+        mean=pointer(mean),
+        scale=pointer(scale),
     )
 
 
@@ -268,20 +279,20 @@ def _scan_call(inputs: Inputs, y: Tensor | None, last: Tensor | None, saved: Ten
         softplus=softplus,
         constant_B=inputs.B.dim() == 2,
         constant_C=inputs.C.dim() == 2,
-        u=_rows(inputs.u),
-        delta=_rows(inputs.delta),
+        u=rows(inputs.u),
+        delta=rows(inputs.delta),
         B=_coupling(inputs.B),
         C=_coupling(inputs.C),
-        z=_rows(inputs.z),
-        y=_rows(y),
-        A=_pointer(inputs.A),
-        W=_pointer(inputs.W),
-        D=_pointer(inputs.D),
-        bias=_pointer(inputs.bias),
-        state=_pointer(inputs.state),
-        order=_pointer(inputs.order),
-        last=_pointer(last),
-        saved=_pointer(saved),
+        z=rows(inputs.z),
+        y=rows(y),
+        A=pointer(inputs.A),
+        W=pointer(inputs.W),
+        D=pointer(inputs.D),
+        bias=pointer(inputs.bias),
+        state=pointer(inputs.state),
+        order=pointer(inputs.order),
+        last=pointer(last),
+        saved=pointer(saved),
     )
 
 
@@ -293,16 +304,16 @@ def _conv_call(x: Tensor, weight: Tensor, bias: Tensor | None, before: Tensor | 
         channels=channels,
         kernel=weight.shape[1],
         silu=silu,
-        x=_rows(x),
-        weight=_pointer(weight),
-        bias=_pointer(bias),
-        before=_pointer(before),
+        x=rows(x),
+        weight=pointer(weight),
+        bias=pointer(bias),
+        before=pointer(before),
     )
 
 
 def _side_by_side(inputs: Inputs) -> Inputs:
     """Copy what does not lie as the library reads it: channels of a token side by side, parameters in one piece."""
-    rows = {name: rowwise(x) for name in ("u", "delta", "z") if (x := getattr(inputs, name)) is not None}
+    found = {name: rowwise(x) for name in ("u", "delta", "z") if (x := getattr(inputs, name)) is not None}
     couplings = {
         name: m.contiguous() if m.dim() == 2 or m.stride(-1) != 1 else m
         for name in ("B", "C")
@@ -310,21 +321,28 @@ def _side_by_side(inputs: Inputs) -> Inputs:
     }
     whole = ("A", "D", "bias", "state", "W", "order")
     parameters = {name: x.contiguous() for name in whole if (x := getattr(inputs, name)) is not None}
-    return inputs._replace(**rows, **couplings, **parameters)
+    return inputs._replace(**found, **couplings, **parameters)
 
 
-def _rows(x: Tensor | None) -> _Rows:
-    return _Rows() if x is None else _Rows(x.data_ptr(), x.stride(0), x.stride(1), 0)
+def rows(x: Tensor | None) -> Rows:
+    """Say where the tokens of x [b l d] lie; x must live as long as the call."""
+    return Rows() if x is None else Rows(x.data_ptr(), x.stride(0), x.stride(1), 0)
 
 
-def _coupling(m: Tensor | None) -> _Rows:
+def _coupling(m: Tensor | None) -> Rows:
     if m is None:
-        return _Rows()
-    return _Rows(m.data_ptr(), 0, 0, 0) if m.dim() == 2 else _Rows(m.data_ptr(), *m.stride()[:3])
+        return Rows()
+    return Rows(m.data_ptr(), 0, 0, 0) if m.dim() == 2 else Rows(m.data_ptr(), *m.stride()[:3])
 
 
-def _pointer(x: Tensor | None) -> int | None:
+def pointer(x: Tensor | None) -> int | None:
+    """Return the address of the first number."""
     return None if x is None else x.data_ptr()
+
+
+def call(function: str, arguments: ctypes.Structure, size: int) -> None:
+    """Call a function of the library that takes one structure; numbers have `size` bytes."""
+    _check(getattr(_library(), function)(ctypes.byref(arguments), size, torch.get_num_threads()))
 
 
 def _check(status: int) -> None:
