@@ -147,7 +147,7 @@ def test_cost_prints_counts_and_takes_one_side_for_all(capsys):
     assert exit_code("cost", "lightm_unet", "--dim", 3, "--size", 32) == 0
     said = capsys.readouterr().out
     assert "5.016 M" in said
-    assert "1.09 M in 2D, 1.87 M in 3D" in said
+    assert "claimed: 1.87 M, 457.62 G for 2 images at 128 x 128 x 128" in said
     assert exit_code("cost", "lightm_unet", "--size", "32x32", "--channels", 3, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["size"], found["network"]["dim"], found["parameters"]) == ([32, 32], 2, 5011765)
