@@ -3,12 +3,13 @@
     python benchmarks/scan.py [--json FILE] [--rounds 5] [--device cpu] [--sizes 4096x192x16 ...] [--fresh]
 
 Contenders, on the same inputs in one run, their rounds interleaved, medians: `mambino`; `chunked`, our form in plain
-torch; `loop`, a loop over the steps with the semantics of mamba_ssm's reference; `easy`, the form of VMamba that
-divides by cumulative decays over chunks of 64; `mambapy`, the parallel scan of that package (`pip install
-'mambino[bench]'`). One that would need more than `--memory`, or by the size before more than `--patience` seconds, is
-left out and said so. `floor`: vector instructions of the forward inner loop, counted, over the rate at which this
-processor issues multiply-adds, measured; it has no backward form. Freed memory is kept, for all, as `mambino train` and
-`predict` do; `--fresh` leaves it to the C library.
+torch; `loop`, a loop over the steps as mamba_ssm's reference has it, and `loop by token`, the same on [b l d n],
+where the numbers of a step lie side by side; `easy`, the form of VMamba that divides by cumulative decays over chunks
+of 64; `mambapy`, the parallel scan of that package (`pip install 'mambino[bench]'`). One that would need more than
+`--memory`, or by the size before more than `--patience` seconds, is left out and said so. `floor`: vector
+instructions of the forward inner loop, counted, over the rate at which this processor issues multiply-adds, measured;
+it has no backward form. Freed memory is kept, for all, as `mambino train` and `predict` do; `--fresh` leaves it to
+the C library.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import torch
 from instruments.measuring import HEADER, Row, describe, interleaved, resident, rows_of, timed, write
-from instruments.scan_forms import easy, loop
+from instruments.scan_forms import easy, loop, loop_by_token
 from torch import Tensor
 
 from mambino.nn.device import keep_allocations
@@ -122,7 +123,7 @@ def able(
     for name, scan in contenders().items():
         needs = 4 * work * STATES_KEPT[name] * (3 if direction == "both" else 1) / 2**30
         expected = pace.get((name, direction), 0.0) * work
-        squared = name == "loop" and direction == "both" and length > LOOP_BACK
+        squared = name.startswith("loop") and direction == "both" and length > LOOP_BACK
         if needs <= options.memory and expected <= options.patience and not squared:
             chosen[name] = scan
         elif say:
@@ -190,7 +191,13 @@ def once(scan: Scan, inputs: dict[str, Tensor], direction: str) -> None:
 
 def contenders() -> dict[str, Scan]:
     """Return what there is to compare here."""
-    found: dict[str, Scan] = {"mambino": ours, "chunked": chunked, "loop": loop, "easy": easy}
+    found: dict[str, Scan] = {
+        "mambino": ours,
+        "chunked": chunked,
+        "loop": loop,
+        "loop by token": loop_by_token,
+        "easy": easy,
+    }
     try:
         from mambapy.pscan import pscan  # type: ignore[import-untyped]
     except ImportError:
@@ -200,7 +207,7 @@ def contenders() -> dict[str, Scan]:
 
 LOOP_BACK = 1024
 """Tokens up to which the loop is taken back: each step's gradient is as large as the sequence, minutes at 4096."""
-STATES_KEPT = {"mambino": 0.1, "chunked": 0.2, "loop": 3.0, "easy": 4.0, "mambapy": 4.0}
+STATES_KEPT = {"mambino": 0.1, "chunked": 0.2, "loop": 4.0, "loop by token": 3.0, "easy": 4.0, "mambapy": 4.0}
 """How many tensors [b l d n] a contender holds at once, about."""
 
 

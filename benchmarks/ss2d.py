@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from instruments.measuring import HEADER, Row, describe, interleaved, rows_of, write
-from instruments.scan_forms import loop
+from instruments.scan_forms import loop_channels
 from torch import Tensor
 from torch.nn.functional import silu
 from torch.nn.functional import softplus as softplus_of
@@ -97,13 +97,7 @@ def dropped_in(block: SS2D, x: Tensor) -> Tensor:
 
 def looped(block: SS2D, x: Tensor) -> Tensor:
     def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor) -> Tensor:
-        step = softplus_of(delta + delta_bias[:, None])
-        of_group = [
-            loop(*(s.transpose(1, 2) for s in (u.chunk(4, 1)[k], step.chunk(4, 1)[k])), A.chunk(4)[k],
-                 B[:, k].transpose(1, 2), C[:, k].transpose(1, 2), D.chunk(4)[k])
-            for k in range(4)
-        ]  # fmt: skip
-        return torch.cat(of_group, 2).transpose(1, 2)
+        return loop_channels(u, softplus_of(delta + delta_bias[:, None]), A, B, C, D)
 
     return today(block, x, scan)
 
