@@ -118,13 +118,30 @@ template <class T> MAMBINO_INLINE T *saved_row(const mambino_scan &s, int64_t ba
     return (T *)s.saved + ((batch * chunks + chunk) * s.states + n) * s.channels;
 }
 
-// The step size before softplus.
+// The step sizes before softplus of T tokens that follow each other, from those numbers of each that `from` points to.
+template <class T, int TOKENS>
+MAMBINO_INLINE void raw_steps(const T *const *from, int64_t rank, const Vec<T> *W, const Vec<T> &bias, Vec<T> *to) {
+    Vec<T> raw[TOKENS];
+    for (int i = 0; i < TOKENS; i++) raw[i] = bias;
+    for (int64_t r = 0; r < rank; r++)
+        for (int i = 0; i < TOKENS; i++) raw[i] += from[i][r] * W[r];
+    for (int i = 0; i < TOKENS; i++) to[i] = raw[i];
+}
+
+// The step sizes of a chunk before softplus: some tokens at a time, so that their sums do not wait for each other.
 template <class T>
-MAMBINO_INLINE Vec<T> raw_step(const mambino_scan &s, const T *from, const Block &b, const Vec<T> *v, int64_t W) {
-    if (!s.rank) return load_some(from + b.channel, b.width) + v[1];
-    Vec<T> raw = v[1];
-    for (int64_t r = 0; r < s.rank; r++) raw += from[r] * v[W + r];
-    return raw;
+void read_steps(Vec<T> *to, const mambino_scan &s, const Steps<T> &steps, int64_t batch, const Block &b, const Vec<T> *v, int64_t W) {
+    constexpr int AT_ONCE = 8;
+    const T *from[CHUNK];
+    for (int t = 0; t < steps.count; t++) from[t] = row<T>(s.delta, batch, steps.token[t]);
+    int t = 0;
+    if (s.rank)
+        for (; t + AT_ONCE <= steps.count; t += AT_ONCE) raw_steps<T, AT_ONCE>(from + t, s.rank, v + W, v[1], to + t);
+    for (; t < steps.count; t++)
+        if (s.rank)
+            raw_steps<T, 1>(from + t, s.rank, v + W, v[1], to + t);
+        else
+            to[t] = load_some(from[t] + b.channel, b.width) + v[1];
 }
 
 // Rows lie far apart, so no processor guesses the next one. WRITE: what will be written.
@@ -137,6 +154,7 @@ template <class T>
 void fill(Tile<T> &tile, const mambino_scan &s, const mambino_rows &out, const Steps<T> &steps, const Steps<T> &next,
           int64_t batch, const Block &b, const Vec<T> *v, int64_t W, Vec<T> *slope = nullptr) {
     Vec<T> most = {};
+    read_steps(tile.step, s, steps, batch, b, v, W);
     for (int t = 0; t < steps.count; t++) {
         const int64_t token = steps.token[t];
         if (t < next.count) {
@@ -146,7 +164,7 @@ void fill(Tile<T> &tile, const mambino_scan &s, const mambino_rows &out, const S
             if (s.z.data) prefetch<T>(s.z, batch, next.token[t], b.channel);
         }
         const Vec<T> u = load_some(row<T>(s.u, batch, token) + b.channel, b.width);
-        Vec<T> step = raw_step<T>(s, row<T>(s.delta, batch, token), b, v, W);
+        Vec<T> step = tile.step[t];
         if (slope) {
             const Sloped<T> both = s.softplus ? softplus_sloped<T>(step) : Sloped<T>{step, splat<T>(1)};
             step = both.value;
