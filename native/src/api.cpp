@@ -106,16 +106,18 @@ void backward(const mambino_scan &s, const mambino_scan_gradients &g, const Kern
     // A task has as many channels as keep all threads busy: what is summed over channels is then summed in few parts.
     const int64_t blocks = k.blocks(s), of_group = blocks / s.groups, sets = s.batch * s.groups;
     const int64_t wanted = (threads + sets - 1) / sets, each = (of_group + wanted - 1) / wanted;
-    const int64_t parts = (of_group + each - 1) / each, width = (2 * s.states + s.rank) | 1;
+    const int64_t parts = (of_group + each - 1) / each, width = k.sum_width(s);
     const bool summed = s.rank || !s.constant_B || !s.constant_C;
-    const size_t sums = summed ? size_t(s.length * width) * size_t(bytes) : 0, record = k.channel_sum(s);
+    const bool alone = parts == 1 && (s.groups == 1 || !s.rank);
+    const size_t kept = size_t(alone && s.length > MAMBINO_CHUNK ? MAMBINO_CHUNK : s.length);
+    const size_t sums = summed ? kept * size_t(width) * size_t(bytes) : 0, record = k.channel_sum(s);
     const Memory records = room(size_t(s.batch * blocks) * record);
     const Memory memory = room(sums * size_t(s.batch * s.groups * parts));
     std::vector<Task> tasks;
     for (int64_t i = 0; i < s.batch * s.groups * parts; i++) {
         const int64_t batch = i / (s.groups * parts), group = i / parts % s.groups, first = i % parts * each;
         Task task{};
-        task.scan = &s, task.gradients = &g, task.batch = batch;
+        task.scan = &s, task.gradients = &g, task.batch = batch, task.alone = alone;
         task.first = group * of_group + first;
         task.last = group * of_group + (first + each < of_group ? first + each : of_group);
         task.token_sums = (char *)memory.get() + size_t(i) * sums;
@@ -128,7 +130,7 @@ void backward(const mambino_scan &s, const mambino_scan_gradients &g, const Kern
         k.backward(task);
     });
     k.sum_channels(s, g, records.get());
-    if (!summed) return;
+    if (!summed || alone) return;
     struct Range {
         int64_t batch, begin, end;
     };
@@ -138,7 +140,7 @@ void backward(const mambino_scan &s, const mambino_scan_gradients &g, const Kern
         for (int64_t begin = 0; begin < s.length; begin += step)
             ranges.push_back({batch, begin, begin + step < s.length ? begin + step : s.length});
     share(ranges, threads, [&](const Range &range) {
-        std::vector<const void *> pieces(size_t(parts), nullptr);
+        std::vector<void *> pieces(size_t(parts), nullptr);
         for (int64_t group = 0; group < s.groups; group++) {
             const Task *first = &tasks[size_t((range.batch * s.groups + group) * parts)];
             for (int64_t i = 0; i < parts; i++) pieces[size_t(i)] = first[i].token_sums;
