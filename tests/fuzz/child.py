@@ -1,4 +1,4 @@
-"""Reads damaged files, one after the other, and notes what became of each: `python -m tests.fuzz.child ...`.
+"""Reads damaged files, one after the other, and notes what became of each: `python -m tests.fuzz.child FOLDER`.
 
 It gives itself a limit of memory and each file one of time. What ends the process, a crash or a hang, is seen by
 whoever started it: the last line of the notes names the file.
@@ -15,7 +15,9 @@ import sys
 import tempfile
 import traceback
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -32,35 +34,45 @@ SECONDS = 20.0
 _WARM = 20  # files after which memory is measured, since libraries keep what they once took
 
 
-def main(name: str, first: int, last: int, folder: Path) -> None:
-    """Read the damaged files of one kind whose seeds run from `first` to before `last`; write notes as JSON lines."""
-    kind = next(kind for kind in (*images.kinds(), *records.kinds()) if kind.name == name)
-    whole, work, scratch = folder / "whole", folder / "work", folder / "scratch"
-    for made in (whole, scratch):
-        made.mkdir(parents=True)
+def main(folder: Path) -> None:
+    """Read damaged files; `folder` holds `jobs.json`: [name of the kind, first seed, seed to stop before] each.
+
+    Notes go to `notes` in it, as lines of JSON.
+    """
+    scratch = folder / "scratch"
+    scratch.mkdir()
     tempfile.tempdir = str(scratch)
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    kind.make(whole / kind.file)
-    data = (whole / kind.file).read_bytes()
-    kind.read(_copied(whole, work) / kind.file)  # what is whole is read
+    kinds = {kind.name: kind for kind in (*images.kinds(), *records.kinds())}
+    jobs = [(kinds[name], first, last) for name, first, last in json.loads((folder / "jobs.json").read_text())]
+    for kind, *_ in jobs:  # what is whole is read; and what is imported on first use does not count as taken
+        whole = folder / "whole" / kind.name
+        (whole / kind.file).parent.mkdir(parents=True)
+        kind.make(whole / kind.file)
+        kind.read(_copied(whole, folder / "work") / kind.file)
+    _limit_memory()
     with (folder / "notes").open("w", encoding="utf-8", buffering=1) as notes:
-        _limit_memory()
-        for seed in range(first, last):
-            notes.write(json.dumps({"seed": seed}) + "\n")
-            damaged = kind.change(data, random.Random(seed))
-            (_copied(whole, work) / kind.file).write_bytes(damaged)
-            faulthandler.dump_traceback_later(SECONDS, exit=True)
-            said = _became(kind, work / kind.file)
-            faulthandler.cancel_dump_traceback_later()
-            left = [file.name for file in scratch.iterdir()]
-            if seed == first + _WARM:
-                before = _held()
-            notes.write(json.dumps({"seed": seed, "said": said, "left": left}) + "\n")
-        gc.collect()
-        if last - first > _WARM:
-            files, taken = (now - then for now, then in zip(_held(), before, strict=True))
-            notes.write(json.dumps({"files": files, "taken": taken}) + "\n")
+        for kind, first, last in jobs:
+            for note in _read_all(kind, range(first, last), folder):
+                notes.write(json.dumps({"kind": kind.name, **note}) + "\n")
+
+
+def _read_all(kind: Kind, seeds: range, folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield a note before each file, one after it, and one at the end of what was not given back."""
+    whole, work, scratch = folder / "whole" / kind.name, folder / "work", folder / "scratch"
+    data, kept, before = (whole / kind.file).read_bytes(), set(scratch.iterdir()), _held()
+    for seed in seeds:
+        yield {"seed": seed}
+        (_copied(whole, work) / kind.file).write_bytes(kind.change(data, random.Random(seed)))
+        faulthandler.dump_traceback_later(SECONDS, exit=True)
+        said = _became(kind, work / kind.file)
+        faulthandler.cancel_dump_traceback_later()
+        yield {"seed": seed, "said": said, "left": [file.name for file in set(scratch.iterdir()) - kept]}
+        if seed == seeds.start + _WARM:
+            before = _held()
+    files, taken = (now - then for now, then in zip(_held(), before, strict=True))
+    yield {"files": files, "taken": taken}
 
 
 def _copied(whole: Path, work: Path) -> Path:
@@ -95,4 +107,4 @@ def _held() -> tuple[int, int]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))
+    main(Path(sys.argv[1]))

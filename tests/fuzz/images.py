@@ -10,6 +10,8 @@ import numpy as np
 import PIL.Image
 import SimpleITK
 import tifffile
+from pydicom.dataset import Dataset
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from mambino.core.image import Image
 from mambino.imageio import dicom, nifti, raster, read_image, read_labels, write_labels
@@ -24,7 +26,7 @@ from tests.places import DATA
 _VOLUME = np.random.default_rng(0).integers(-200, 900, (5, 6, 7)).astype(np.int16)
 _PICTURE = np.random.default_rng(1).integers(0, 256, (9, 11, 3)).astype(np.uint8)
 _MASK = (_PICTURE[..., 0] // 100).astype(np.uint8)
-_ENCODED = ("MR_small_RLE", "MR_small_jp2klossless", "MR_small_jpeg_ls_lossless", "image_dfl")
+_ENCODED = ("MR_small_RLE", "MR_small_jp2klossless", "MR_small_jpeg_ls_lossless")
 
 
 def kinds() -> list[Kind]:
@@ -36,12 +38,12 @@ def kinds() -> list[Kind]:
         Kind("nifti 2", "a.nii", partial(_nifti, kind=nibabel.Nifti2Image), damage.any_bytes, _read_volume),
         Kind("mgh", "a.mgz", partial(_nifti, kind=nibabel.MGHImage), damage.gzipped(damage.any_bytes), _read_volume),
         Kind("nifti mask", "a.nii.gz", _nifti_mask, damage.gzipped(damage.any_bytes), _read_mask),
-        Kind("png", "a.png", partial(_picture, array=_PICTURE), damage.png, _read_picture),
+        Kind("png", "a.png", partial(_picture, array=_PICTURE), damage.png, _read_colours),
         Kind("png grey 16", "a.png", partial(_picture, array=_PICTURE[..., 0].astype(np.uint16)), damage.png, _read_picture),
         Kind("png colour 16", "a.png", _png_colour_16, damage.png, _read_picture),
         Kind("png mask", "a.png", partial(_picture, array=_MASK), damage.png, _read_mask),
-        Kind("jpeg", "a.jpg", partial(_picture, array=_PICTURE), damage.any_bytes, _read_picture),
-        Kind("bmp", "a.bmp", partial(_picture, array=_PICTURE), damage.any_bytes, _read_picture),
+        Kind("jpeg", "a.jpg", partial(_picture, array=_PICTURE), damage.any_bytes, _read_colours),
+        Kind("bmp", "a.bmp", partial(_picture, array=_PICTURE), damage.any_bytes, _read_colours),
         Kind("tiff", "a.tif", partial(_tiff, array=_PICTURE, photometric="rgb"), damage.any_bytes, _read_picture),
         Kind("tiff pages", "a.tif", partial(_tiff, array=_VOLUME, compression="zlib"), damage.any_bytes, _read_picture),
         Kind("tiff big", "a.tif", partial(_tiff, array=_VOLUME, bigtiff=True), damage.any_bytes, _read_picture),
@@ -52,6 +54,7 @@ def kinds() -> list[Kind]:
         Kind("mha plain", "a.mha", partial(_itk, packed=False), damage.text_fields, _read_volume),
         Kind("mhd", "a.mhd", partial(_itk, packed=False), damage.text_fields, _read_volume),
         Kind("dicom", "a.dcm", _slice, damage.any_bytes, _read_dicom),
+        Kind("dicom deflated", "a.dcm", partial(_slice, deflated=True), damage.any_bytes, _read_dicom),
         Kind("dicom frames", "a.dcm", _frames, damage.any_bytes, _read_dicom),
         *(Kind(name, "a.dcm", partial(_encoded, name=name), damage.any_bytes, _read_dicom) for name in encoded),
         Kind("dicom zip", "a.zip", _zip, damage.zipped(damage.any_bytes), _read_dicom),
@@ -85,8 +88,12 @@ def _itk(path: Path, packed: bool = True) -> None:
     SimpleITK.WriteImage(SimpleITK.GetImageFromArray(_VOLUME), str(path), packed)
 
 
-def _slice(path: Path) -> None:
-    write_series(path.parent, values((1, 7, 6)), names=lambda _: path.name)
+def _slice(path: Path, deflated: bool = False) -> None:
+    def change(made: Dataset, _: int) -> None:
+        if deflated:
+            made.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+
+    write_series(path.parent, values((1, 7, 6)), names=lambda _: path.name, change=change)
 
 
 def _frames(path: Path) -> None:
@@ -120,9 +127,15 @@ def _read_volume(path: Path) -> Image:
 
 def _read_picture(path: Path) -> None:
     raster.shape_of(path)
-    if path.suffix in {".png", ".jpg", ".bmp"}:
-        read_picture(Picture(path, 0))
     read_image(path)
+
+
+def _read_colours(path: Path) -> None:
+    """Read as `pretrain` does, and then as all others do."""
+    try:
+        read_picture(Picture(path, 0))
+    finally:
+        _read_picture(path)
 
 
 def _read_mask(path: Path) -> None:

@@ -54,7 +54,7 @@ def kinds() -> list[Kind]:
         Kind("checkpoint", "c.pth", _checkpoint, zipped, read_checkpoint),
         Kind("checkpoint old", "c.pth", partial(_checkpoint, old=True), damage.any_bytes, read_checkpoint),
         Kind("checkpoint plan", "c.pth", _checkpoint, zipped, _convert),
-        Kind("checkpoint plan apart", "plans.json", _plans_apart, damage.in_json, _convert_beside),
+        Kind("checkpoint plan apart", "trainer__plans__used/plans.json", _plans_apart, damage.in_json, _convert_beside),
         Kind("state", "state.pt", _state, zipped, _read_state),
         Kind("plan", "plan.json", _plan, damage.in_json, _read_plan),
         Kind("fingerprint", "fingerprint.json", _fingerprint, damage.in_json, partial(read, Fingerprint)),
@@ -142,9 +142,7 @@ def _plans_apart(path: Path) -> None:
     torch.save({"network_weights": theirs(build(tiny()))}, fold / "checkpoint_final.pth")
     described = containers.description(1, 3)
     (path.parent / "dataset.json").write_text(json.dumps(described))
-    plans = containers.plan(2, (32, 32), ())
-    plans["configurations"] = {path.parent.name: plans["configurations"]["used"]}
-    path.write_text(json.dumps(plans))
+    path.write_text(json.dumps(containers.plan(2, (32, 32), ())))
 
 
 def _convert_beside(path: Path) -> None:

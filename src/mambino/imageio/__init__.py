@@ -183,6 +183,8 @@ def _read(path: Path, *, declared: bool) -> Image:
         return itk.read(path)
     except OSError as error:
         raise _unreadable(path, error) from None
+    except MemoryError:
+        raise DataError(f"{path} needs more memory than is left", "read it on a machine with more memory") from None
 
 
 def _format(path: Path) -> Format:

@@ -26,6 +26,7 @@ from mambino.core.grid import Grid
 from mambino.core.image import Image
 from mambino.core.records import replacing
 from mambino.errors import DataError, FileFormatError, MambinoWarning
+from mambino.imageio.limits import check_room
 
 Header = Any
 """A header of nibabel, which has no types: Nifti1Header, Nifti2Header or MGHHeader."""
@@ -41,6 +42,9 @@ _GEOMETRY = (
     *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
 )
 _ROUNDING = 0.01  # (voxels) of disagreement between qform and sform that float32 headers are allowed
+_SURPLUS = 2**26  # bytes after the last voxel that are passed over
+_PIECE = 2**20
+_TIGHTEST = 1040  # times that deflate packs at most
 _LEVEL = 3  # isal's best; measured faster and smaller than its levels 0 and 1 on CT
 
 
@@ -53,10 +57,9 @@ def read(path: Path, *, declared: bool = False) -> Image:
         FileFormatError: not such a file, damaged, or shorter than its header announces.
         DataError: voxels or axes that no image of ours can hold.
     """
-    data, whole = _contents(path)
-    header = _header(data, path)
+    header = _header(_start(path), path)
     shape = _shape(header, path)
-    array = _voxels(data, header, path, whole=whole)
+    array = _voxels(header, path)
     space = shape[: min(3, len(shape))]
     colours = bool(header.get_data_dtype().names)
     array = np.moveaxis(array, -1, 0).copy() if colours else array
@@ -94,20 +97,39 @@ def shape_of(path: Path) -> tuple[int, ...]:
     return _shape(_header(_start(path), path), path)[2::-1]
 
 
-def _contents(path: Path) -> tuple[bytes, bool]:
-    """Return the unpacked bytes, and whether a packed stream came to its proper end."""
+def _contents(path: Path, expected: int) -> tuple[bytes, bool]:
+    """Return the first `expected` bytes, unpacked, and whether a packed stream came to its proper end.
+
+    What comes after them is checked for damage and passed over, so that no file takes more memory than it announces.
+    """
     data = path.read_bytes()
-    parts, whole = [], True
     if not data.startswith(_GZIP):
         return data, True
+    parts, left, whole = [], expected, True
     while data.startswith(_GZIP) and whole:
         stream = isal_zlib.decompressobj(wbits=31)
         try:
-            parts.append(stream.decompress(data))
+            if left:
+                parts.append(stream.decompress(data, left))
+                left, data = left - len(parts[-1]), stream.unconsumed_tail
+            surplus = _pass_over(stream, data)
         except _DAMAGED as error:
             raise FileFormatError(f"{path} is damaged: its gzip stream does not unpack ({error})", _AGAIN) from None
+        if surplus > _SURPLUS:
+            raise FileFormatError(
+                f"{path} is damaged: it holds {expected} bytes by its header, and more than {_SURPLUS} after them", _AGAIN
+            )
         whole, data = stream.eof, stream.unused_data
     return b"".join(parts), whole
+
+
+def _pass_over(stream: Any, rest: bytes) -> int:
+    """Unpack what is left of a stream and drop it; return its size, or a number above `_SURPLUS` where that is reached."""
+    surplus = 0
+    while rest and not stream.eof and surplus <= _SURPLUS:
+        surplus += len(stream.decompress(rest, _PIECE))
+        rest = stream.unconsumed_tail
+    return surplus
 
 
 def _start(path: Path) -> bytes:
@@ -115,8 +137,13 @@ def _start(path: Path) -> bytes:
         data = file.read(1 << 16)
     if not data.startswith(_GZIP):
         return data
+    parts, left = [], int(Nifti2Header.sizeof_hdr)
     try:
-        return bytes(isal_zlib.decompressobj(wbits=31).decompress(data, Nifti2Header.sizeof_hdr))
+        while data.startswith(_GZIP) and left:
+            stream = isal_zlib.decompressobj(wbits=31)
+            parts.append(stream.decompress(data, left))
+            left, data = left - len(parts[-1]), stream.unused_data
+        return b"".join(parts)
     except _DAMAGED as error:
         raise FileFormatError(f"{path} is damaged: its gzip stream does not unpack ({error})", _AGAIN) from None
 
@@ -136,6 +163,7 @@ def _header(data: bytes, path: Path) -> Header:
     try:
         header: Header = kind(data[:needed], check=False)
         header.check_fix(logger=_LOGGER, error_level=40)
+        header.get_data_dtype()
     except (HeaderDataError, ValueError, KeyError) as error:
         raise FileFormatError(f"{path} has a header that is not valid: {error}", _AGAIN) from None
     if not mgh and header["magic"].item().rstrip(b"\0") in {b"ni1", b"ni2"}:
@@ -162,7 +190,7 @@ def _shape(header: Header, path: Path) -> tuple[int, ...]:
     return shape
 
 
-def _voxels(data: bytes, header: Header, path: Path, *, whole: bool) -> NDArray[np.generic]:
+def _voxels(header: Header, path: Path) -> NDArray[np.generic]:
     """Return the scaled voxels, slowest axis first; colours on a last axis."""
     kind = header.get_data_dtype()
     if kind.kind == "c":
@@ -170,6 +198,11 @@ def _voxels(data: bytes, header: Header, path: Path, *, whole: bool) -> NDArray[
     shape = tuple(int(n) for n in header.get_data_shape())
     offset = int(header.get_data_offset())
     expected = offset + math.prod(shape) * kind.itemsize
+    size = path.stat().st_size
+    if expected > _TIGHTEST * size:
+        raise FileFormatError(f"{path} is truncated: {expected} bytes expected, more than {size} can hold", _AGAIN)
+    check_room(path, 2 * expected)
+    data, whole = _contents(path, expected)
     if len(data) < expected:
         raise FileFormatError(f"{path} is truncated: {expected} bytes expected, {len(data)} found", _AGAIN)
     if not whole:

@@ -5,7 +5,6 @@ unpickled, and the header is read without torch.
 """
 
 import hashlib
-import json
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from mambino.core.labels import Labels
 from mambino.core.plan import Config
 from mambino.core.provenance import Provenance
-from mambino.core.records import dump, parse, record, replacing
+from mambino.core.records import dump, from_json, parse, record, replacing
 from mambino.errors import WeightsError
 from mambino.models import build
 
@@ -167,7 +166,7 @@ def _table(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise _unreadable(path, error) from None
     try:
-        table = json.loads(text)
+        table = from_json(text)
     except ValueError:
         table = None
     if not isinstance(table, dict):

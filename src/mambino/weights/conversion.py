@@ -1,6 +1,5 @@
 """A checkpoint of another program to a bundle: convert()."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from mambino.core.labels import Labels
 from mambino.core.plan import Config, NetworkSpec
 from mambino.core.provenance import Provenance, versions
-from mambino.core.records import record
+from mambino.core.records import from_json, record
 from mambino.errors import OptionError, WeightsError
 from mambino.models import build, describe
 from mambino.weights.bundle import Bundle, digest, save
@@ -149,7 +148,7 @@ def _with_plan_beside(beside: dict[str, Any], path: Path) -> dict[str, Any]:
     if (isinstance(arguments, dict) and "plans" in arguments) or not all(map(Path.is_file, files)):
         return beside
     try:
-        plans, description = (json.loads(file.read_text(encoding="utf-8")) for file in files)
+        plans, description = (from_json(file.read_text(encoding="utf-8")) for file in files)
     except (OSError, ValueError) as error:
         raise WeightsError(f"the plan beside {path} cannot be read: {error}") from None
     named = folder.name.rpartition("__")[2]
