@@ -15,10 +15,8 @@ from mambino.core.grid import Grid
 from mambino.core.image import Image
 from mambino.core.records import replacing
 from mambino.errors import DataError, FileFormatError, need
-from mambino.imageio.limits import check_room, inside
-
-_HEADER = 2**16  # bytes in which a header names its other files
-_APART = re.compile(r"^(?:data ?file:|ElementDataFile *=)(?P<names>.*)", re.IGNORECASE | re.MULTILINE | re.DOTALL)
+from mambino.imageio.headers import check_header
+from mambino.imageio.limits import check_room
 
 
 def read(path: Path) -> Image:
@@ -77,7 +75,7 @@ def _itk(path: Path, doing: str) -> ModuleType:
 
 def _open(itk: ModuleType, path: Path):  # type: ignore[no-untyped-def]  # SimpleITK has no types
     itk.ProcessObject.SetGlobalWarningDisplay(False)
-    _check_parts(path)
+    check_header(path)
     try:
         reader = itk.ImageFileReader()
         reader.SetFileName(str(path))
@@ -87,23 +85,6 @@ def _open(itk: ModuleType, path: Path):  # type: ignore[no-untyped-def]  # Simpl
         return reader.Execute()
     except RuntimeError as error:
         raise FileFormatError(f"{path} cannot be read: {_cause(error)}", "copy or export the file again") from None
-
-
-def _check_parts(path: Path) -> None:
-    """Refuse a header that looks for its voxels in files outside its own folder."""
-    with path.open("rb") as file:
-        text = file.read(_HEADER).partition(b"\n\n")[0].decode("latin1")
-    found = _APART.search(text)
-    if found is None or found["names"].strip().upper() in {"LOCAL", ""}:
-        return
-    # A list of files follows on lines of its own.
-    lines = found["names"].splitlines()
-    names = lines[1:] if lines[0].strip().upper().startswith("LIST") else lines[:1]
-    outside = [name for name in map(str.strip, names) if not inside(path.parent, name)]
-    if outside:
-        raise FileFormatError(
-            f"{path} looks for voxels outside its own folder", "it may be meant to do harm; put its files side by side"
-        )
 
 
 def _bytes_of(itk: ModuleType, kind: int) -> int:

@@ -1,8 +1,5 @@
 """What a file may take, checked by what it says of itself before anything is taken."""
 
-from pathlib import Path
-
-from mambino.core.archives import leaves
 from mambino.core.machine import memory
 from mambino.errors import DataError
 
@@ -23,11 +20,3 @@ def check_room(what: object, size: int) -> None:
             f"{what} needs {needed:.1f} GiB, this machine has {left:.1f} GiB to spare",
             "read it on a machine with more memory",
         )
-
-
-def inside(folder: Path, name: str) -> bool:
-    """Tell whether a name that a file gives another one stays in `folder`, on any system, links followed."""
-    try:
-        return not leaves(name) and (folder / name).resolve().is_relative_to(folder.resolve())
-    except ValueError:  # a zero byte
-        return False
