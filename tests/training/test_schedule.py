@@ -1,6 +1,7 @@
-"""Rates end at zero, and a run with a time budget ends on time."""
+"""Rates end at zero, and a run with a time budget is not late."""
 
 import random
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -29,8 +30,11 @@ def test_poly_has_the_exponent_of_nnunet():
 
 @given(seed=st.integers(0, 200), step=st.floats(0.05, 2), drift=st.floats(0.6, 1.8), validation=st.floats(0, 5))
 @settings(max_examples=60, deadline=None)
-def test_a_budget_is_kept_when_steps_change_their_duration(seed, step, drift, validation):
+def test_a_budget_becomes_a_number_of_steps_that_is_cut_when_steps_get_slower_and_never_grows(
+    seed, step, drift, validation
+):
     budget, noise, used, done, total, pace = 600.0, random.Random(seed), 0.0, 0, 0, Pace()
+    totals = []
     while total == 0 or done < total:
         seconds = step * noise.uniform(0.8, 1.25) * (drift if done > 100 else 1)
         used, done, pace = used + seconds, done + 1, pace.after_step(seconds)
@@ -40,7 +44,12 @@ def test_a_budget_is_kept_when_steps_change_their_duration(seed, step, drift, va
             total = steps_that_fit(pace, done, used, budget, left)
         elif total and not keeps(pace, total - done, used, budget, left):
             total = steps_that_fit(pace, done, used, budget, left)
-    assert used + validation == pytest.approx(budget, rel=0.03)
+        totals += [total] if total else []
+    assert used + validation <= budget * 1.06
+    assert all(later <= earlier for earlier, later in pairwise(totals))
+    if drift < 1.02 and step < 0.2:  # many steps tell their mean
+        assert len(set(totals)) == 1
+        assert used + validation >= budget * 0.94 * min(drift, 1)
 
 
 def test_slow_first_steps_are_not_measured():

@@ -76,6 +76,7 @@ def test_training_leaves_bundles_log_options_and_state(work):
         "log.jsonl",
         "options.json",
         "state.pt",
+        "state-before.pt",
     }
     assert [line["number"] for line in lines(run)] == [e.number for e in seen] == [1, 2]
     shipped, best = load(model), load(run / "best.safetensors")
@@ -172,7 +173,7 @@ def test_a_second_ctrl_c_acts_at_once(work):
 
     with pytest.raises(KeyboardInterrupt):
         train(work, SHORT, on_epoch=press)
-    assert not (work / "runs" / "2d-unet-0" / "state.pt").exists()
+    assert torch.load(work / "runs" / "2d-unet-0" / "state.pt", weights_only=True)["numbers"]["step"] == 0
 
 
 @pytest.mark.parametrize(
@@ -215,7 +216,7 @@ def test_patience_ends_a_run_for_good(work):
 def test_a_time_budget_of_seconds_gives_a_model(work):
     seen = []
     train(work, replace(SHORT, epochs=None, minutes=0.03), on_epoch=seen.append)
-    assert seen[-1].seconds == pytest.approx(1.8, rel=0.2)
+    assert 1.0 < seen[-1].seconds < 2.2
     assert seen[-1].dice is not None
 
 

@@ -264,7 +264,9 @@ def test_plans_and_data_sets_that_do_not_fit_are_refused(lightm):
         content | {"init_args": arguments | {"dataset_json": gaps}}, path, "outputs of a network cannot be renumbered"
     )
     turned = arguments["plans"] | {"transpose_forward": [0, 2, 1]}
-    refused(content | {"init_args": arguments | {"plans": turned}}, path, r"axes \(2, 1\), but a bundle keeps their order")
+    refused(
+        content | {"init_args": arguments | {"plans": turned}}, path, r"axes \(2, 1\), but a bundle keeps their order"
+    )
 
 
 def test_tensors_that_do_not_fit_are_refused_by_name_and_number(lightm):

@@ -134,11 +134,12 @@ def write_texts(texts: Mapping[Path, str]) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, older: Path | None = None) -> Iterator[Path]:
     """Lend a temporary path beside `path`; rename it to `path` when the block ends well.
 
     When the block fails, or the disk is full, the temporary file is removed and an older `path`
     stays as it was. The lent path keeps all suffixes of `path`, since writers choose by suffix.
+    With `older`, the new file is on the disk, not in memory alone, before the one it replaces gets that name.
 
     Raises:
         FileFormatError: the folder cannot be written to, or the disk is full.
@@ -153,6 +154,11 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield part
         part.chmod(0o644)
+        if older is not None:
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
+            if path.exists():
+                path.replace(older)
         part.replace(path)
     except OSError as error:
         raise unwritable(path, error) from None

@@ -2,6 +2,7 @@
 
 import copy
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,18 +15,20 @@ from mambino.core import machine
 from mambino.core.options import TrainOptions
 from mambino.core.plan import Config, Plan, read_plan
 from mambino.core.records import checked, write
+from mambino.errors import MambinoWarning
 from mambino.models import build
 from mambino.nn.device import choose_device, keep_allocations
 from mambino.training.augmentation import augmentation
 from mambino.training.choosing import check_network, choose_config
+from mambino.training.divergence import DivergedError
 from mambino.training.freezing import check_encoder
 from mambino.training.interrupt import Stopped, after_the_step
 from mambino.training.loop import Course, Epoch, epochs, finished
 from mambino.training.material import Material, material
 from mambino.training.precision import Precision, choose_precision
-from mambino.training.runs import Folder, Run, bundle, check_same, keep, log, open_run, previous, ship
+from mambino.training.runs import Folder, Run, bundle, check_same, go_back, keep, log, open_run, previous, ship
 from mambino.training.sampling import held, patches
-from mambino.training.state import State, optimiser
+from mambino.training.state import State, has_state, optimiser, save_state
 from mambino.weights.bundle import load, save
 from mambino.weights.initialisation import Initialisation, initialise
 
@@ -55,6 +58,10 @@ def train(
     (on validation), `last.safetensors`, and in the end `model.safetensors`, the weights to ship.
     Ctrl-C finishes the step, saves, and raises KeyboardInterrupt. A run that is complete is left as it is.
 
+    A run that ended in any other way goes on, too, and ends with the weights of one that was not interrupted:
+    `state-before.pt` is there for a damaged `state.pt`. Where a loss or gradient is not finite, the run goes back
+    to its last saved state and on at half the rate, once.
+
     Args:
         work: a planned and prepared work folder.
         options: what to train, for how long, and on what.
@@ -69,7 +76,7 @@ def train(
         OptionError: the plan lacks the configuration, its network cannot be built or cannot take the patch, or the
             run's folder holds another run.
         WeightsError: `options.init` is no bundle, or nothing in it fits the network.
-        Error: the loss became infinite.
+        DivergedError: a loss or gradient was not finite for the second time.
     """
     options, began = checked(options), time.perf_counter()
     plan = read_plan(work)
@@ -113,8 +120,10 @@ def _train(
 ) -> None:
     """Run the loop: log, keep the best, save, stop early."""
     saved, score, early = time.perf_counter(), None, False
+    if not has_state(folder.state):
+        save_state(state, folder.state)
     try:
-        for epoch in epochs(state, course, check=check):
+        for epoch in _guarded(state, course, folder, check):
             log(epoch, folder)
             score = epoch.dice
             if epoch.improved:
@@ -130,6 +139,26 @@ def _train(
         raise
     keep(folder, state, plan, run, score)
     ship(folder, early=early)
+
+
+def _guarded(state: State, course: Course, folder: Folder, check: Callable[[], None]) -> Iterator[Epoch]:
+    """Yield epochs; where a step was not finite, go back to the last saved state once, and on at half the rate."""
+    while True:
+        try:
+            yield from epochs(state, course, check=check)
+        except DivergedError as error:
+            if state.setbacks:
+                raise
+            go_back(folder, state)
+            state.setbacks = 1
+            save_state(state, folder.state)
+            warnings.warn(
+                f"{error}; going on from step {state.step} of the last saved state, at half the rate",
+                MambinoWarning,
+                stacklevel=2,
+            )
+        else:
+            return
 
 
 def _started(network: nn.Module, plan: Plan, config: Config, options: TrainOptions) -> Initialisation | None:

@@ -17,7 +17,7 @@ from mambino.training.freezing import hold
 from mambino.training.loss import deep_dice_ce
 from mambino.training.precision import Precision
 from mambino.training.sampling import Batch, Readable, stream
-from mambino.training.schedule import keeps, rate, settled, steps_that_fit
+from mambino.training.schedule import LEARNT, keeps, rate, settled, steps_that_fit
 from mambino.training.state import State, follow
 from mambino.training.validation import Score, rhythm, spread, validate, windows
 
@@ -101,7 +101,7 @@ def epochs(state: State, course: Course, *, check: Callable[[], None] = proceed)
             `state` ready to be saved.
 
     Raises:
-        Error: the loss or a gradient is not finite.
+        DivergedError: the loss or a gradient is not finite; `state` is that of before the step.
         DataError: a case cannot be read.
     """
     began = time.perf_counter() - state.seconds
@@ -136,7 +136,8 @@ def _learn(state: State, batch: Batch, course: Course) -> None:
     share = _share(state)
     hold(state.network, frozen=state.epoch < course.frozen)
     for group in state.optimiser.param_groups:
-        group["lr"] = rate(state.progress + share / 2, recipe.rate, recipe.schedule, recipe.warmup)
+        peak = recipe.rate / 2**state.setbacks
+        group["lr"] = rate(state.progress + share / 2, peak, recipe.schedule, recipe.warmup)
     with course.precision.autocast():
         scales = _scales(state, images, deep=recipe.deep_supervision)
     dice, entropy = deep_dice_ce(scales, target, course.labels)
@@ -172,7 +173,7 @@ def _settle(state: State, course: Course) -> None:
             state.progress = state.step / state.total
     elif state.total == 0:
         state.progress = min(1.0, state.seconds / course.budget)
-        if settled(state.pace, state.seconds, course.budget):
+        if settled(state.pace, state.seconds, course.budget, 0.0 if course.epochs else LEARNT):
             _plan_validation(state, course, max(1, round(_fitting(state, course) / course.config.recipe.steps)))
             state.total = _fitting(state, course)
     elif not keeps(state.pace, state.total - state.step, state.seconds, course.budget, _rounds(state, course)):

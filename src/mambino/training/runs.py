@@ -18,7 +18,7 @@ from mambino.core.provenance import Provenance
 from mambino.core.records import dump, read, record, replacing, write, write_text
 from mambino.errors import FileFormatError, OptionError
 from mambino.training.loop import Epoch
-from mambino.training.state import State, load_state, save_state
+from mambino.training.state import State, has_state, load_state, save_state
 from mambino.weights.bundle import Bundle, save
 
 
@@ -67,7 +67,7 @@ class Folder:
 
     @property
     def state(self) -> Path:
-        """All that is needed to go on."""
+        """All that is needed to go on; `state-before.pt` is the one saved before it."""
         return self.path / "state.pt"
 
     @property
@@ -92,7 +92,7 @@ def previous(folder: Folder, options: TrainOptions) -> Run | None:
     Raises:
         OptionError: there is one, and going on was not asked for.
     """
-    if not (folder.options.exists() and folder.state.exists()):
+    if not (folder.options.exists() and has_state(folder.state)):
         return None
     run = read(Run, folder.options)
     if not options.resume:
@@ -135,14 +135,19 @@ def open_run(folder: Folder, run: Run, old: Run | None, state: State) -> None:
         write(run, folder.options)
         write_text("", folder.log)
         return
-    load_state(state, folder.state)
-    lines = folder.log.read_text(encoding="utf-8").splitlines() if folder.log.exists() else []
-    kept = [line for line in lines if _number(line) <= state.epoch]
-    write_text("".join(line + "\n" for line in kept), folder.log)
+    go_back(folder, state)
     length = ("epochs", "minutes")
     if any(getattr(old.options, name) != getattr(run.options, name) for name in length):
         state.total = 0
         write(run, folder.options)
+
+
+def go_back(folder: Folder, state: State) -> None:
+    """Fill `state` with the last one saved, and cut the log back to it."""
+    load_state(state, folder.state)
+    lines = folder.log.read_text(encoding="utf-8").splitlines() if folder.log.exists() else []
+    kept = [line for line in lines if _number(line) <= state.epoch]
+    write_text("".join(line + "\n" for line in kept), folder.log)
 
 
 def log(epoch: Epoch, folder: Folder) -> None:

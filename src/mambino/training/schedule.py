@@ -6,10 +6,10 @@ from typing import Literal
 
 WARM = 3
 """Steps that are not measured: the first ones allocate memory and choose kernels."""
-MEASURED = 5
-"""Steps measured before the length of a run with a time budget is settled."""
-SLACK = 0.01
-"""A settled length is changed when the expected end is off by more than this share of the budget."""
+MEASURED, LEARNT = 5, 0.05
+"""Steps measured, and share of the budget used, before the length of a run with a time budget is settled."""
+LATE = 0.05
+"""A settled length is cut when the expected end is later than the budget by more than this share of it."""
 
 
 def rate(progress: float, peak: float, kind: Literal["poly", "cosine"], warmup: float = 0.0) -> float:
@@ -39,11 +39,11 @@ class Pace:
     validation: float = 0.0
 
     def after_step(self, seconds: float) -> "Pace":
-        """Take in the duration of one step: a plain mean at first, later of about the last fifty."""
+        """Take in the duration of one step: a plain mean at first, later of about the last 200."""
         count = self.count + 1
         if count <= WARM:
             return Pace(seconds, count, self.validation)
-        weight = max(1 / (count - WARM), 0.02)
+        weight = max(1 / (count - WARM), 0.005)
         return Pace(self.step + weight * (seconds - self.step), count, self.validation)
 
     def after_validation(self, seconds: float) -> "Pace":
@@ -51,9 +51,13 @@ class Pace:
         return Pace(self.step, self.count, seconds)
 
 
-def settled(pace: Pace, used: float, budget: float) -> bool:
-    """Tell whether enough was measured to say how many steps fit, or a tenth of the budget went into it."""
-    return pace.count >= WARM + MEASURED or (pace.count >= 1 and used > budget / 10)
+def settled(pace: Pace, used: float, budget: float, share: float = LEARNT) -> bool:
+    """Tell whether enough was measured to say how many steps fit, or a tenth of the budget went into it.
+
+    Enough are `MEASURED` steps, and as many as this `share` of the budget has room for.
+    """
+    measured = pace.count >= WARM + MEASURED and used >= share * budget
+    return measured or (pace.count >= 1 and used > budget / 10)
 
 
 def steps_that_fit(pace: Pace, step: int, used: float, budget: float, validations: int) -> int:
@@ -63,6 +67,9 @@ def steps_that_fit(pace: Pace, step: int, used: float, budget: float, validation
 
 
 def keeps(pace: Pace, steps_left: int, used: float, budget: float, validations: int) -> bool:
-    """Tell whether a run of `steps_left` more steps will end on time, to `SLACK` of its budget."""
-    end = used + steps_left * pace.step + validations * pace.validation
-    return abs(end - budget) <= SLACK * budget
+    """Tell whether a run of `steps_left` more steps will end on time, or late by `LATE` of its budget at most.
+
+    A settled number of steps stays, also where there would be time for more: a run that was interrupted does as
+    many as one that was not.
+    """
+    return used + steps_left * pace.step + validations * pace.validation <= (1 + LATE) * budget

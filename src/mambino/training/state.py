@@ -1,5 +1,7 @@
 """Everything that changes while a network learns, and how it is kept to go on later."""
 
+import hashlib
+import warnings
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
@@ -11,11 +13,11 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from mambino.core.plan import Recipe
 from mambino.core.records import replacing
-from mambino.errors import FileFormatError
+from mambino.errors import FileFormatError, MambinoWarning
 from mambino.training.schedule import Pace
 from mambino.training.validation import Rhythm
 
-FORMAT = 1
+FORMAT = 2
 SPAN = 9.0
 """The averaged weights look back over about a tenth (1 / (SPAN + 1)) of all steps so far."""
 LONGEST = 0.999
@@ -38,6 +40,7 @@ class State:
         best, best_epoch: highest validation Dice, and when.
         loss_sum: of the steps of the unfinished epoch.
         loss_count: how many these are.
+        setbacks: times that the run went back as a loss or gradient was not finite; each halves the rate.
         rhythm: of validation, once it is known.
         pace: how long things take.
     """
@@ -54,11 +57,14 @@ class State:
     best_epoch: int = 0
     loss_sum: float = 0.0
     loss_count: int = 0
+    setbacks: int = 0
     rhythm: Rhythm | None = None
     pace: Pace = Pace()  # noqa: RUF009 - a frozen value
 
 
-NUMBERS = ("step", "total", "progress", "epoch", "seconds", "best", "best_epoch", "loss_sum", "loss_count")
+NUMBERS = ("step", "total", "progress", "epoch", "seconds", "best", "best_epoch", "loss_sum", "loss_count", "setbacks")
+DIGEST = hashlib.sha256().digest_size
+"""Bytes at the end of a file that tell whether those before are whole."""
 
 
 def optimiser(network: nn.Module, recipe: Recipe) -> Optimizer:
@@ -88,7 +94,7 @@ def follow(average: nn.Module, network: nn.Module, step: int, longest: float = L
 
 
 def save_state(state: State, path: Path) -> None:
-    """Write a state, all of it or nothing; tensors and plain values only."""
+    """Write a state, all of it or nothing; the one before is kept beside it. Tensors and plain values only."""
     content = {
         "format": FORMAT,
         "network": state.network.state_dict(),
@@ -101,33 +107,76 @@ def save_state(state: State, path: Path) -> None:
     }
     packed = BytesIO()  # torch reports a full disk as no OSError, a file does
     torch.save(content, packed)
-    with replacing(path) as part:
+    packed.write(hashlib.sha256(packed.getbuffer()).digest())
+    with replacing(path, older=before(path)) as part:
         part.write_bytes(packed.getbuffer())
 
 
+def before(path: Path) -> Path:
+    """Return where the state that was saved before the one at `path` lies."""
+    return path.with_stem(f"{path.stem}-before")
+
+
+def has_state(path: Path) -> bool:
+    """Tell whether there is a state to go on from."""
+    return path.exists() or before(path).exists()
+
+
 def load_state(state: State, path: Path) -> None:
-    """Fill a fresh state with a saved one, random states of torch included.
+    """Fill a fresh state with the saved one, random states of torch included; with the one before if it is damaged.
 
     Raises:
-        FileFormatError: the file is missing, damaged, or of another network.
+        FileFormatError: both files are missing or damaged, or of another network.
     """
+    content = _newest(path)
     try:
-        content = torch.load(path, weights_only=True, map_location="cpu")
-        if content["format"] != FORMAT:
-            raise KeyError(f"format {content['format']}, expected {FORMAT}")
         state.network.load_state_dict(content["network"])
         state.average.load_state_dict(content["average"])
         state.optimiser.load_state_dict(content["optimiser"])
     except Exception as error:
-        raise FileFormatError(
-            f"{path} cannot be gone on from: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
-            hint="remove the run's folder to start again",
-        ) from error
+        raise _useless(path, error) from error
     for name in NUMBERS:
         setattr(state, name, content["numbers"][name])
     state.rhythm = Rhythm(**content["rhythm"]) if content["rhythm"] else None
     state.pace = Pace(**content["pace"])
     set_random_states(content["random"])
+
+
+def _newest(path: Path) -> dict[str, Any]:
+    """Return what the newest whole file holds."""
+    try:
+        return _whole(path)
+    except FileFormatError as error:
+        if not before(path).exists():
+            raise
+        found = _whole(before(path))
+        why = f"{error}; going on from the state saved before it" if path.exists() else ""
+    if why:
+        warnings.warn(why, MambinoWarning, stacklevel=3)
+    return found
+
+
+def _whole(path: Path) -> dict[str, Any]:
+    """Return what a file holds.
+
+    Raises:
+        FileFormatError: it is missing, cut short, changed, or of another version.
+    """
+    try:
+        data = path.read_bytes()
+        if hashlib.sha256(data[:-DIGEST]).digest() != data[-DIGEST:]:
+            raise ValueError(f"its {len(data)} bytes are not those that were written")
+        content: dict[str, Any] = torch.load(BytesIO(data[:-DIGEST]), weights_only=True, map_location="cpu")
+        if content["format"] != FORMAT:
+            raise KeyError(f"format {content['format']}, expected {FORMAT}")
+    except Exception as error:
+        raise _useless(path, error) from error
+    return content
+
+
+def _useless(path: Path, error: Exception) -> FileFormatError:
+    why = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return FileFormatError(f"{path} cannot be gone on from: {why}", hint="remove the run's folder to start again")
 
 
 def random_states() -> dict[str, Any]:

@@ -24,7 +24,7 @@ from mambino.training.precision import Precision
 from mambino.training.pretraining.loop import Lesson, PretrainEpoch, lessons
 from mambino.training.pretraining.pictures import Batches, Look, Pictures, find_pictures
 from mambino.training.pretraining.processes import Processes, processes
-from mambino.training.state import State, load_state, optimiser, save_state
+from mambino.training.state import State, has_state, load_state, optimiser, save_state
 from mambino.weights.bundle import Bundle, save
 
 SAVE_EVERY = 60.0
@@ -244,7 +244,7 @@ _LENGTH = ("epochs", "minutes", "resume", "device", "threads")
 
 def _going_on(output: Path, run: Pretraining) -> bool:
     """Tell whether the folder holds a run to go on with; refuse one that learns something else."""
-    if not ((output / "options.json").exists() and (output / "state.pt").exists()):
+    if not ((output / "options.json").exists() and has_state(output / "state.pt")):
         return False
     if not run.options.resume:
         raise OptionError(
