@@ -16,7 +16,7 @@ _LONGEST = 2**22  # bytes of a header
 _WIDEST = 2000  # characters of a line of MetaImage, which MetaIO copies to buffers of 4096
 _MOST_AXES = 5
 _AGAIN = "copy or export the file again"
-_META = re.compile(r"(\w+)[ \t]*=[ \t]*(.*)")
+_META = re.compile(r"([^=:\s]+)[ \t]*=[ \t]*(.*)")
 _NRRD = re.compile(r"([^:]+):=?[ \t]*(.*)")
 _VECTORS = {
     **dict.fromkeys(("DimSize", "ElementSpacing", "ElementSize", "Offset", "Position", "Origin", "CenterOfRotation"), 1),
@@ -64,11 +64,13 @@ def _check_meta(start: bytes, path: Path) -> None:
     if "DimSize" not in entries or min(_numbers(entries["DimSize"], "DimSize", path)) < 1:
         raise _invalid(path, f"DimSize is {entries.get('DimSize', 'missing')}")
     named = entries["ElementDataFile"]
-    if named.upper() == "LOCAL":
-        return
     listed = named.upper().startswith("LIST")
     rest = start[end.end() :].decode("latin1").split("\n") if listed else [named]
-    _check_names([name.strip() for name in rest], path)
+    if named.upper() != "LOCAL":
+        _check_names([name.strip() for name in rest], path)
+    data = path if named.upper() == "LOCAL" else path.parent / named
+    if "CompressedDataSize" in entries and data.is_file():
+        _whole(entries, "CompressedDataSize", path, data.stat().st_size)
 
 
 def _check_nrrd(start: bytes, path: Path) -> None:
@@ -115,7 +117,7 @@ def _lines(text: bytes) -> list[str]:
 def _whole(entries: Mapping[str, str], name: str, path: Path, most: int) -> int:
     """Return a number from 1 to `most`."""
     word = entries.get(name, "missing")
-    if not (word.isascii() and word.isdigit() and len(word) < 9 and 1 <= int(word) <= most):
+    if not (word.isascii() and word.isdigit() and len(word) < 16 and 1 <= int(word) <= most):
         raise _invalid(path, f"{name} is {word[:60]}, it must be 1 to {most}")
     return int(word)
 
