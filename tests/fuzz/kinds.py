@@ -18,6 +18,7 @@ class Kind:
         make: writes a valid one.
         change: damages its bytes.
         read: what the package does with it; raises an error of ours where it is refused.
+        keeps_open: the library that reads it keeps damaged files open, which is known; a run ends with the first.
     """
 
     name: str
@@ -25,3 +26,4 @@ class Kind:
     make: Callable[[Path], None]
     change: Change
     read: Callable[[Path], Any]
+    keeps_open: bool = False

@@ -131,7 +131,19 @@ def in_toml(data: bytes, rng: random.Random) -> bytes:
         return any_bytes(data, rng)
     lines = data.decode().splitlines()
     at = rng.choice([n for n, line in enumerate(lines) if "=" in line])
-    value = rng.choice(('"x"', "[]", "1", "-1", "1e400", "nan", "{}", "[[1]]", "true", "1979-05-27", '"' + "x" * 99 + '"'))
+    value = rng.choice((
+        '"x"',
+        "[]",
+        "1",
+        "-1",
+        "1e400",
+        "nan",
+        "{}",
+        "[[1]]",
+        "true",
+        "1979-05-27",
+        '"' + "x" * 99 + '"',
+    ))
     lines[at] = lines[at].partition("=")[0] + "= " + value
     made = "\n".join(lines)
     tomllib.loads(made)

@@ -12,6 +12,7 @@ from typing import Any
 
 from tests.places import ROOT
 
+KINDS = ("tests.fuzz.images", "tests.fuzz.records")
 MOST_TAKEN = 64 * 2**20
 """Bytes that all files of a kind may leave taken; allocators keep some."""
 
@@ -32,13 +33,25 @@ class Found:
     wrong: list[str] = field(default_factory=list)
 
 
-def read_damaged(jobs: Iterable[Job], folder: Path) -> Found:
-    """Read damaged files in processes of their own."""
+SECONDS = 20.0
+"""For one file; reading the whole one takes milliseconds."""
+
+
+def read_damaged(jobs: Iterable[Job], folder: Path, *, kinds: Iterable[str] = KINDS, seconds: float = SECONDS) -> Found:
+    """Read damaged files in processes of their own.
+
+    Args:
+        jobs: which.
+        folder: for what the processes write; emptied before each.
+        kinds: modules with a function `kinds`.
+        seconds: after which a file hangs.
+    """
     found, left = Found(), list(jobs)
     while left:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        (folder / "jobs.json").write_text(json.dumps(left))
+        asked = {"kinds": list(kinds), "jobs": left, "seconds": seconds}
+        (folder / "work.json").write_text(json.dumps(asked))
         done = subprocess.run(
             [sys.executable, "-m", "tests.fuzz.child", str(folder)],
             cwd=ROOT,

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 
 from mambino.cli.defaults import check_file
 from mambino.core.fingerprint import CaseFacts, Fingerprint, Intensity
-from mambino.core.image import Image
 from mambino.core.grid import pixel_grid
+from mambino.core.image import Image
 from mambino.core.options import PredictOptions, TrainOptions
 from mambino.core.plan import Plan, read_plan
 from mambino.core.records import read, write
@@ -39,9 +39,7 @@ from tests.training import toys
 from tests.weights import containers
 from tests.weights.test_conversion import theirs, tiny
 
-_NUMBERS = Intensity(
-    mean=1.0, std=1.0, minimum=0.0, maximum=9.0, median=1.0, percentile_00_5=0.0, percentile_99_5=8.0
-)
+_NUMBERS = Intensity(mean=1.0, std=1.0, minimum=0.0, maximum=9.0, median=1.0, percentile_00_5=0.0, percentile_99_5=8.0)
 
 
 def kinds() -> list[Kind]:
@@ -63,8 +61,8 @@ def kinds() -> list[Kind]:
         Kind("report", "report.json", _report, damage.in_json, partial(read, Report)),
         Kind("log", "log.jsonl", _log, damage.in_json, read_curves),
         Kind("description", "dataset.json", _description, damage.in_json, lambda path: open_dataset(path.parent)),
-        Kind("prepared image", "a.image.b2nd", _prepared, damage.any_bytes, _read_prepared),
-        Kind("prepared labels", "a.labels.b2nd", _prepared, damage.any_bytes, _read_prepared),
+        Kind("prepared image", "a.image.b2nd", _prepared, damage.any_bytes, _read_prepared, keeps_open=True),
+        Kind("prepared labels", "a.labels.b2nd", _prepared, damage.any_bytes, _read_prepared, keeps_open=True),
         Kind("prepared facts", "a.json", _prepared, damage.in_json, _read_prepared),
         Kind("codes", "codes.toml", _codes, damage.in_toml, lambda path: read_codes(path, ("liver",))),
         Kind("options", "options.toml", _options, damage.in_toml, lambda path: check_file(path, {"train"})),

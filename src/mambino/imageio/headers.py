@@ -19,7 +19,9 @@ _AGAIN = "copy or export the file again"
 _META = re.compile(r"([^=:\s]+)[ \t]*=[ \t]*(.*)")
 _NRRD = re.compile(r"([^:]+):=?[ \t]*(.*)")
 _VECTORS = {
-    **dict.fromkeys(("DimSize", "ElementSpacing", "ElementSize", "Offset", "Position", "Origin", "CenterOfRotation"), 1),
+    **dict.fromkeys(
+        ("DimSize", "ElementSpacing", "ElementSize", "Offset", "Position", "Origin", "CenterOfRotation"), 1
+    ),
     **dict.fromkeys(("TransformMatrix", "Rotation", "Orientation"), 2),
 }
 """Entries of MetaImage with a number for each axis, or for each pair of axes."""

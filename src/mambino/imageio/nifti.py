@@ -117,14 +117,15 @@ def _contents(path: Path, expected: int) -> tuple[bytes, bool]:
             raise FileFormatError(f"{path} is damaged: its gzip stream does not unpack ({error})", _AGAIN) from None
         if surplus > _SURPLUS:
             raise FileFormatError(
-                f"{path} is damaged: it holds {expected} bytes by its header, and more than {_SURPLUS} after them", _AGAIN
+                f"{path} is damaged: it holds {expected} bytes by its header, and more than {_SURPLUS} after them",
+                _AGAIN,
             )
         whole, data = stream.eof, stream.unused_data
     return b"".join(parts), whole
 
 
 def _pass_over(stream: Any, rest: bytes) -> int:
-    """Unpack what is left of a stream and drop it; return its size, or a number above `_SURPLUS` where that is reached."""
+    """Unpack what is left of a stream and drop it; return its size, or a number above `_SURPLUS`."""
     surplus = 0
     while rest and not stream.eof and surplus <= _SURPLUS:
         surplus += len(stream.decompress(rest, _PIECE))

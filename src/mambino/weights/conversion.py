@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mambino.core.labels import Labels
+from mambino.core.machine import memory
 from mambino.core.plan import Config, NetworkSpec
 from mambino.core.provenance import Provenance, versions
 from mambino.core.records import from_json, record
@@ -98,6 +99,7 @@ def convert(file: Path, output: Path, *, model: str | None = None, entry: str | 
         hints = _hints(plan, state)
     ours, _ = translated(state, source)
     found = infer(source.model, {name: tuple(x.shape) for name, x in ours.items()}, hints)
+    _check_room(found.spec, path)
     network = build(found.spec)
     dropped = load_state(network, state, source)
     spec, network, said = _with_background(found.spec, network, plan, path)
@@ -124,6 +126,17 @@ def convert(file: Path, output: Path, *, model: str | None = None, entry: str | 
         sha256=sha256,
         check=(*said, *found.assumed, *setting.check, *_other_entries(checkpoint)),
     )
+
+
+def _check_room(spec: NetworkSpec, path: Path) -> None:
+    """Refuse a network that there is no memory for: a file of a few bytes may describe tensors of any size."""
+    with torch.device("meta"):
+        size = sum(x.numel() * x.element_size() for x in build(spec).state_dict().values()) / 2**30
+    if 2 * size > memory():
+        raise WeightsError(
+            f"{path} describes a network of {size:.1f} GiB, this machine has {memory():.1f} GiB to spare",
+            hint="convert it on a machine with more memory",
+        )
 
 
 def _file(given: Path) -> Path:

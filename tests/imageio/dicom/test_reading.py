@@ -10,9 +10,9 @@ import pytest
 import SimpleITK as Itk
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLSLossless, RLELossless
 
+from mambino.core import archives
 from mambino.errors import DataError, FileFormatError
 from mambino.imageio import dicom, read_image
-from mambino.core import archives
 from mambino.imageio.dicom import sources
 from tests.imageio.dicom.series import AXES, PLANTED, values, world, write_dicomdir, write_enhanced, write_series
 from tests.places import DATA, needs_shared
