@@ -90,14 +90,15 @@ template <class Made> std::vector<Made> runs_of_blocks(int64_t batch, int64_t bl
     return made;
 }
 
-void forward(const mambino_scan &s, const Kernels &k, int threads) {
-    Task like{};
-    like.scan = &s;
-    std::vector<Task> tasks = runs_of_blocks(s.batch, k.blocks(s), threads, like);
-    share(tasks, threads, [&k](Task task) {
-        const Memory scratch = room(k.forward_scratch(*task.scan, task.last - task.first));
-        task.scratch = scratch.get();
-        k.forward(task);
+void forward(const mambino_scan *scans, int count, const Kernels &k, int threads) {
+    // A thread keeps its channels through all scans, so that they may add into the same y.
+    std::vector<Task> tasks = runs_of_blocks(scans->batch, k.blocks(*scans), threads, Task{});
+    share(tasks, threads, [&](Task task) {
+        for (task.scan = scans; task.scan < scans + count; task.scan++) {
+            const Memory scratch = room(k.forward_scratch(*task.scan, task.last - task.first));
+            task.scratch = scratch.get();
+            k.forward(task);
+        }
     });
 }
 
@@ -105,16 +106,18 @@ void backward(const mambino_scan &s, const mambino_scan_gradients &g, const Kern
     // A task has as many channels as keep all threads busy: what is summed over channels is then summed in few parts.
     const int64_t blocks = k.blocks(s), of_group = blocks / s.groups, sets = s.batch * s.groups;
     const int64_t wanted = (threads + sets - 1) / sets, each = (of_group + wanted - 1) / wanted;
-    const int64_t parts = (of_group + each - 1) / each, width = (2 * s.states + s.rank) | 1;
+    const int64_t parts = (of_group + each - 1) / each, width = k.sum_width(s);
     const bool summed = s.rank || !s.constant_B || !s.constant_C;
-    const size_t sums = summed ? size_t(s.length * width) * size_t(bytes) : 0, record = k.channel_sum(s);
+    const bool alone = parts == 1 && (s.groups == 1 || !s.rank);
+    const size_t kept = size_t(alone && s.length > MAMBINO_CHUNK ? MAMBINO_CHUNK : s.length);
+    const size_t sums = summed ? kept * size_t(width) * size_t(bytes) : 0, record = k.channel_sum(s);
     const Memory records = room(size_t(s.batch * blocks) * record);
     const Memory memory = room(sums * size_t(s.batch * s.groups * parts));
     std::vector<Task> tasks;
     for (int64_t i = 0; i < s.batch * s.groups * parts; i++) {
         const int64_t batch = i / (s.groups * parts), group = i / parts % s.groups, first = i % parts * each;
         Task task{};
-        task.scan = &s, task.gradients = &g, task.batch = batch;
+        task.scan = &s, task.gradients = &g, task.batch = batch, task.alone = alone;
         task.first = group * of_group + first;
         task.last = group * of_group + (first + each < of_group ? first + each : of_group);
         task.token_sums = (char *)memory.get() + size_t(i) * sums;
@@ -127,7 +130,7 @@ void backward(const mambino_scan &s, const mambino_scan_gradients &g, const Kern
         k.backward(task);
     });
     k.sum_channels(s, g, records.get());
-    if (!summed) return;
+    if (!summed || alone) return;
     struct Range {
         int64_t batch, begin, end;
     };
@@ -137,7 +140,7 @@ void backward(const mambino_scan &s, const mambino_scan_gradients &g, const Kern
         for (int64_t begin = 0; begin < s.length; begin += step)
             ranges.push_back({batch, begin, begin + step < s.length ? begin + step : s.length});
     share(ranges, threads, [&](const Range &range) {
-        std::vector<const void *> pieces(size_t(parts), nullptr);
+        std::vector<void *> pieces(size_t(parts), nullptr);
         for (int64_t group = 0; group < s.groups; group++) {
             const Task *first = &tasks[size_t((range.batch * s.groups + group) * parts)];
             for (int64_t i = 0; i < parts; i++) pieces[size_t(i)] = first[i].token_sums;
@@ -205,13 +208,23 @@ template <class Work> int guarded(const Work &work) {
 
 }  // namespace
 
-int mambino_scan_forward(const mambino_scan *scan, int bytes, int threads) {
+int mambino_scans_forward(const mambino_scan *scans, int count, int bytes, int threads) {
     return guarded([&] {
-        require(scan != nullptr, "scan is missing", 0);
+        require(scans != nullptr, "scan is missing", 0);
+        require(count >= 1, "scans must be at least 1", count);
         const Kernels &k = kernels_for(bytes);
-        check(*scan);
-        forward(*scan, k, threads < 1 ? 1 : threads);
+        for (const mambino_scan *one = scans; one < scans + count; one++) {
+            check(*one);
+            require(one->batch == scans->batch, "all scans must have one batch", one->batch);
+            require(one->channels == scans->channels, "all scans must have as many channels", one->channels);
+            require(one->groups == scans->groups, "all scans must have as many groups", one->groups);
+        }
+        forward(scans, count, k, threads < 1 ? 1 : threads);
     });
+}
+
+int mambino_scan_forward(const mambino_scan *scan, int bytes, int threads) {
+    return mambino_scans_forward(scan, 1, bytes, threads);
 }
 
 int mambino_scan_backward(const mambino_scan *scan, const mambino_scan_gradients *gradients, int bytes, int threads) {

@@ -27,8 +27,8 @@ template <class T> struct Sums {
     int64_t step_B, step_C;
 };
 
-// Run NB states through a chunk again, and the gradients back through them. FRESH: nothing was added to the sums yet.
-template <class T, int NB, bool OWN, bool SAFE, bool GATE, bool FRESH>
+// Run NB vectors of states through a chunk again, and the gradients back through them. FRESH: nothing was added to the sums yet.
+template <class T, int P, int NB, bool OWN, bool SAFE, bool GATE, bool FRESH>
 void retreat(TileBack<T> &tile, const Steps<T> &steps, int64_t first, const Own<T> &own, const Sums<T> &sums, const Vec<T> *rates,
              const Vec<T> *start, Vec<T> *carry, Vec<T> *dA, Trace<T> &trace) {
     Vec<T> state[NB];
@@ -36,7 +36,7 @@ void retreat(TileBack<T> &tile, const Steps<T> &steps, int64_t first, const Own<
     for (int n = 0; n < NB; n++) state[n] = start[n];
     for (int t = 0; t < steps.count; t++) {
         const Vec<T> step = tile.step[t], input = tile.input[t];
-        const T *B = OWN ? nullptr : steps.B[t] + first, *C = OWN ? nullptr : steps.C[t] + first;
+        const T *B = OWN ? nullptr : steps.B[t] + first * P, *C = OWN ? nullptr : steps.C[t] + first * P;
         const Vec<T> *own_B = OWN ? own.B + t * own.step_B + first : nullptr;
         const Vec<T> *own_C = OWN ? own.C + t * own.step_C + first : nullptr;
         Vec<T> out = GATE ? tile.out[t] : Vec<T>{};
@@ -45,8 +45,8 @@ void retreat(TileBack<T> &tile, const Steps<T> &steps, int64_t first, const Own<
             const Vec<T> decay = exp2_of<T, SAFE>(step, rates[n]), kept = decay * state[n];
             trace.decay[t * NB + n] = decay;
             trace.kept[t * NB + n] = kept;
-            state[n] = kept + input * coupling<T, OWN>(B, own_B, n);
-            if constexpr (GATE) out += coupling<T, OWN>(C, own_C, n) * state[n];
+            state[n] = kept + input * coupling<T, P, OWN>(B, own_B, n);
+            if constexpr (GATE) out += coupling<T, P, OWN>(C, own_C, n) * state[n];
         }
         if constexpr (GATE) tile.out[t] = out;
     }
@@ -55,15 +55,15 @@ void retreat(TileBack<T> &tile, const Steps<T> &steps, int64_t first, const Own<
     for (int n = 0; n < NB; n++) back[n] = carry[n], rate_grad[n] = dA[n];
     for (int t = steps.count - 1; t >= 0; t--) {
         const Vec<T> step = tile.step[t], input = tile.input[t], grad = tile.grad[t];
-        const T *B = OWN ? nullptr : steps.B[t] + first, *C = OWN ? nullptr : steps.C[t] + first;
+        const T *B = OWN ? nullptr : steps.B[t] + first * P, *C = OWN ? nullptr : steps.C[t] + first * P;
         const Vec<T> *own_B = OWN ? own.B + t * own.step_B + first : nullptr;
         const Vec<T> *own_C = OWN ? own.C + t * own.step_C + first : nullptr;
         Vec<T> *const sum_B = sums.B + t * sums.step_B + first, *const sum_C = sums.C + t * sums.step_C + first;
         Vec<T> into_input = tile.into_input[t], into_step = tile.into_step[t];
 #pragma GCC unroll 16
         for (int n = 0; n < NB; n++) {
-            const Vec<T> b = coupling<T, OWN>(B, own_B, n), kept = trace.kept[t * NB + n];
-            const Vec<T> g = back[n] + coupling<T, OWN>(C, own_C, n) * grad;
+            const Vec<T> b = coupling<T, P, OWN>(B, own_B, n), kept = trace.kept[t * NB + n];
+            const Vec<T> g = back[n] + coupling<T, P, OWN>(C, own_C, n) * grad;
             const Vec<T> into_C = grad * (kept + input * b), into_B = g * input;
             sum_C[n] = FRESH ? into_C : sum_C[n] + into_C;
             sum_B[n] = FRESH ? into_B : sum_B[n] + into_B;
@@ -80,38 +80,44 @@ void retreat(TileBack<T> &tile, const Steps<T> &steps, int64_t first, const Own<
     for (int n = 0; n < NB; n++) carry[n] = back[n], dA[n] = rate_grad[n];
 }
 
-template <class T, int NB, bool OWN, bool SAFE, bool GATE, bool FRESH>
+template <class T, int P, int NB, bool OWN, bool SAFE, bool GATE, bool FRESH>
 MAMBINO_INLINE int64_t retreat_while(TileBack<T> &tile, const Steps<T> &steps, const Own<T> &own, const Sums<T> &sums,
                                      const Layout<T> &at, Vec<T> *v, Trace<T> &trace, int64_t n) {
     for (; n + NB <= at.states; n += NB)
-        retreat<T, NB, OWN, SAFE, GATE, FRESH>(tile, steps, n, own, sums, v + at.rates + n, v + at.state + n, v + at.carry + n,
+        retreat<T, P, NB, OWN, SAFE, GATE, FRESH>(tile, steps, n, own, sums, v + at.rates + n, v + at.state + n, v + at.carry + n,
                                         v + at.dA + n, trace);
     return n;
 }
 
-template <class T, bool SAFE, bool GATE, bool FRESH>
+template <class T, int P, bool SAFE, bool GATE, bool FRESH>
 void retreat_all(const mambino_scan &s, TileBack<T> &tile, const Steps<T> &steps, const Layout<T> &at, Vec<T> *v, Vec<T> *of_tokens,
                  int64_t stride, Trace<T> &trace) {
-    const Own<T> own = own_couplings(s, steps, at, v);
-    const Sums<T> sums = {s.constant_B ? v + at.dB : of_tokens, s.constant_C ? v + at.dC : of_tokens + s.states,
+    const Own<T> own = own_couplings<T, P>(s, steps, at, v);
+    const Sums<T> sums = {s.constant_B ? v + at.dB : of_tokens, s.constant_C ? v + at.dC : of_tokens + at.states,
                           s.constant_B ? 0 : stride, s.constant_C ? 0 : stride};
     int64_t n = 0;
-    if (own.B) {
-        retreat_while<T, 1, true, SAFE, GATE, false>(tile, steps, own, sums, at, v, trace, n);
-        return;
+    if constexpr (!FRESH) {  // a coupling of the channels' own adds to sums that all steps share
+        if (own.B) {
+            retreat_while<T, 1, 1, true, SAFE, GATE, false>(tile, steps, own, sums, at, v, trace, n);
+            return;
+        }
     }
-    n = retreat_while<T, BACKWARD_STATES, false, SAFE, GATE, FRESH>(tile, steps, own, sums, at, v, trace, n);
-    retreat_while<T, 1, false, SAFE, GATE, FRESH>(tile, steps, own, sums, at, v, trace, n);
+    if constexpr (P > 1 && !FRESH) return;  // channels in parts have one block, which comes first
+    n = retreat_while<T, P, BACKWARD_STATES, false, SAFE, GATE, FRESH>(tile, steps, own, sums, at, v, trace, n);
+    retreat_while<T, P, 1, false, SAFE, GATE, FRESH>(tile, steps, own, sums, at, v, trace, n);
 }
 
-// What of each token is summed over channels: B, C and what the step size is made of.
-MAMBINO_INLINE int64_t sum_width(const mambino_scan &s) { return (2 * s.states + s.rank) | 1; }
+// What of each token is summed over channels, in vectors: B, C and what the step size is made of.
+template <class T> MAMBINO_INLINE int64_t sum_vectors(const mambino_scan &s) { return (2 * s.states / parts<T>(s) + s.rank) | 1; }
 
-template <class T>
+// The same in numbers: one for each part of a channel.
+template <class T> int64_t sum_width(const mambino_scan &s) { return sum_vectors<T>(s) * parts<T>(s); }
+
+template <class T, int P>
 void fill_back(TileBack<T> &tile, const Task &task, const Steps<T> &steps, const Steps<T> &next, const Block &b, const Vec<T> *v,
                int64_t W) {
     const mambino_scan &s = *task.scan;
-    fill<T>(tile, s, task.gradients->u, steps, next, task.batch, b, v, W, tile.slope);
+    fill<T, P>(tile, s, task.gradients->u, steps, next, task.batch, b, v, W, tile.slope);
     for (int t = 0; t < steps.count; t++) {
         const int64_t token = steps.token[t];
         if (t < next.count) {
@@ -119,11 +125,11 @@ void fill_back(TileBack<T> &tile, const Task &task, const Steps<T> &steps, const
             if (!s.rank) prefetch<T, 1>(task.gradients->delta, task.batch, next.token[t], b.channel);
             if (s.z.data) prefetch<T, 1>(task.gradients->z, task.batch, next.token[t], b.channel);
         }
-        tile.u[t] = load_some(row<T>(s.u, task.batch, token) + b.channel, b.width);
-        const Vec<T> outer = load_some(row<T>(task.gradients->y, task.batch, token) + b.channel, b.width);
+        tile.u[t] = load_wide<T, P>(row<T>(s.u, task.batch, token) + b.channel, b.width);
+        const Vec<T> outer = load_wide<T, P>(row<T>(task.gradients->y, task.batch, token) + b.channel, b.width);
         tile.outer[t] = tile.grad[t] = outer;
         if (s.z.data) {
-            tile.z[t] = load_some(row<T>(s.z, task.batch, token) + b.channel, b.width);
+            tile.z[t] = load_wide<T, P>(row<T>(s.z, task.batch, token) + b.channel, b.width);
             tile.gate[t] = sigmoid<T>(tile.z[t]);
             tile.grad[t] = outer * (tile.z[t] * tile.gate[t]);
         }
@@ -131,13 +137,14 @@ void fill_back(TileBack<T> &tile, const Task &task, const Steps<T> &steps, const
     }
 }
 
-template <class T> MAMBINO_INLINE void put(const mambino_rows &rows, int64_t batch, int64_t token, const Block &b, Vec<T> x, bool add) {
+template <class T, int P> MAMBINO_INLINE void put(const mambino_rows &rows, int64_t batch, int64_t token, const Block &b, Vec<T> x, bool add) {
     T *to = row<T>(rows, batch, token) + b.channel;
+    x = narrowed<T, P>(x);
     store_some(to, add ? x + load_some(to, b.width) : x, b.width);
 }
 
 // Write what a chunk of a block gives to its own tokens, and add up the rest.
-template <class T>
+template <class T, int P>
 void finish_back(const TileBack<T> &tile, const Task &task, const Steps<T> &steps, const Block &b, const Layout<T> &at, Vec<T> *v,
                  Vec<T> *sums, int64_t stride, bool fresh) {
     const mambino_scan &s = *task.scan;
@@ -145,18 +152,19 @@ void finish_back(const TileBack<T> &tile, const Task &task, const Steps<T> &step
     for (int t = 0; t < steps.count; t++) {
         const int64_t token = steps.token[t];
         const Vec<T> grad = tile.grad[t];
-        const Vec<T> into_step = (tile.into_input[t] * tile.u[t] + tile.into_step[t] * T(LN2)) * tile.slope[t];
-        put<T>(g.u, task.batch, token, b, tile.into_input[t] * tile.step[t] + v[0] * grad, s.accumulate);
+        const Vec<T> into_input = joined<T, P>(tile.into_input[t]);
+        const Vec<T> into_step = (into_input * tile.u[t] + joined<T, P>(tile.into_step[t]) * T(LN2)) * tile.slope[t];
+        put<T, P>(g.u, task.batch, token, b, into_input * tile.step[t] + v[0] * grad, s.accumulate);
         v[at.dD] += grad * tile.u[t];
         v[at.dD + 1] += into_step;
         if (s.z.data) {
             const Vec<T> slope = tile.gate[t] * (1 + tile.z[t] * (1 - tile.gate[t]));
-            put<T>(g.z, task.batch, token, b, tile.outer[t] * tile.out[t] * slope, s.accumulate);
+            put<T, P>(g.z, task.batch, token, b, tile.outer[t] * joined<T, P>(tile.out[t]) * slope, s.accumulate);
         }
-        if (!s.rank) put<T>(g.delta, task.batch, token, b, into_step, s.accumulate);
+        if (!s.rank) put<T, P>(g.delta, task.batch, token, b, into_step, s.accumulate);
         const T *from = row<T>(s.delta, task.batch, token);
         for (int64_t r = 0; r < s.rank; r++) {
-            Vec<T> &sum = sums[t * stride + 2 * s.states + r];
+            Vec<T> &sum = sums[t * stride + 2 * at.states + r];
             sum = fresh ? into_step * v[at.W + r] : sum + into_step * v[at.W + r];
             v[at.dW + r] += into_step * from[r];
         }
@@ -164,7 +172,7 @@ void finish_back(const TileBack<T> &tile, const Task &task, const Steps<T> &step
 }
 
 template <class T> size_t sums_count(const mambino_scan &s) {
-    const size_t all = size_t(CHUNK * sum_width(s)), lanes = Lanes<T>::count;
+    const size_t all = size_t(CHUNK * sum_vectors<T>(s)), lanes = Lanes<T>::count;
     return (all + lanes - 1) / lanes * lanes;
 }
 
@@ -178,25 +186,58 @@ template <class T> size_t channel_sum(const mambino_scan &s) {
     return size_t(at.size - at.dW) * sizeof(Vec<T>);
 }
 
-template <class T> void load_saved(const mambino_scan &s, int64_t batch, int64_t chunk, const Block &b, Vec<T> *h) {
-    for (int64_t n = 0; n < s.states; n++) h[n] = load_some(saved_row<T>(s, batch, chunk, n) + b.channel, b.width);
+template <class T, int P> void load_saved(const mambino_scan &s, int64_t batch, int64_t chunk, const Block &b, Vec<T> *h) {
+    for (int64_t n = 0; n < s.states; n += P) {
+        const T *from = saved_row<T>(s, batch, chunk, n) + b.channel;
+        h[n / P] = P == 1 ? load_some(from, b.width) : gathered<T, P>(from, 1, b.width, s.channels);
+    }
 }
 
-template <class T, bool FRESH>
+template <class T, int P, bool FRESH>
 void run_back(const Task &task, TileBack<T> &tile, const Steps<T> &steps, const Layout<T> &at, Vec<T> *v, Vec<T> *sums,
               int64_t stride, Trace<T> &trace) {
     const mambino_scan &s = *task.scan;
-    const bool safe = !NATIVE_SCALE && !(tile.steepest * steepest_rate(at, v) <= Lanes<T>::most);
+    constexpr bool SAFE = !NATIVE_SCALE;
+    const bool gently = gentle(tile, at, v);
     if (s.z.data)
-        safe ? retreat_all<T, true, true, FRESH>(s, tile, steps, at, v, sums, stride, trace)
-             : retreat_all<T, false, true, FRESH>(s, tile, steps, at, v, sums, stride, trace);
+        gently ? retreat_all<T, P, false, true, FRESH>(s, tile, steps, at, v, sums, stride, trace)
+               : retreat_all<T, P, SAFE, true, FRESH>(s, tile, steps, at, v, sums, stride, trace);
     else
-        safe ? retreat_all<T, true, false, FRESH>(s, tile, steps, at, v, sums, stride, trace)
-             : retreat_all<T, false, false, FRESH>(s, tile, steps, at, v, sums, stride, trace);
+        gently ? retreat_all<T, P, false, false, FRESH>(s, tile, steps, at, v, sums, stride, trace)
+               : retreat_all<T, P, SAFE, false, FRESH>(s, tile, steps, at, v, sums, stride, trace);
 }
 
-// Blocks `task.first` to before `task.last` of one sample, all of one group.
-template <class T> void backward(const Task &task) {
+// Numbers of a token from `from` on, summed over the tasks, to one row.
+template <class T>
+MAMBINO_INLINE void sum_row(T *to, void *const *tasks, int tasks_count, int64_t from, int64_t count, bool add) {
+    for (int64_t i = 0; i < count; i += Lanes<T>::count) {
+        const int some = count - i < Lanes<T>::count ? int(count - i) : Lanes<T>::count;
+        Vec<T> sum = load_some((const T *)tasks[0] + from + i, some);
+        for (int task = 1; task < tasks_count; task++) sum += load_some((const T *)tasks[task] + from + i, some);
+        store_some(to + i, add ? load_some(to + i, some) + sum : sum, some);
+    }
+}
+
+template <class T>
+void sum_tokens(const Task &task, int64_t group, void *const *tasks, int count, int64_t begin, int64_t end) {
+    const mambino_scan &s = *task.scan;
+    const mambino_scan_gradients &g = *task.gradients;
+    const int64_t stride = sum_width<T>(s), n = s.states, apart = parts<T>(s), origin = task.alone ? begin : 0;
+    for (int64_t t = begin; t < end; t++) {
+        const int64_t token = s.order ? s.order[t] : t, at = (t - origin) * stride;
+        T *const B = row<T>(g.B, task.batch, token) + group * g.B.group;
+        T *const C = row<T>(g.C, task.batch, token) + group * g.C.group;
+        if (!s.constant_B) sum_row<T>(B, tasks, count, at, n, s.accumulate);
+        if (!s.constant_C) sum_row<T>(C, tasks, count, at + n, n, s.accumulate);
+        // Every group has a share in what the step size is made of; they come one after the other.
+        T *const delta = s.rank ? row<T>(g.delta, task.batch, token) : nullptr;
+        const int64_t run = apart == 1 ? s.rank : 1;
+        for (int64_t r = 0; r < s.rank; r += run)
+            sum_row<T>(delta + r, tasks, count, at + 2 * n + r * apart, run, s.accumulate || group > 0);
+    }
+}
+
+template <class T, int P> void backward_in_parts(const Task &task) {
     const FlushDenormals flush;
     const mambino_scan &s = *task.scan;
     const Layout<T> at(s, true);
@@ -205,10 +246,10 @@ template <class T> void backward(const Task &task) {
     const auto of = [&](int64_t block) { return memory + (block - task.first) * at.size; };
     for (int64_t i = task.first; i < task.last; i++) {
         memset(of(i), 0, size_t(at.size) * sizeof(Vec<T>));
-        read_parameters(s, at, block_at<T>(s, i), of(i));
-        read_state<T>(s, task.gradients->last, task.batch, block_at<T>(s, i), of(i) + at.carry);
+        read_parameters<T, P>(s, at, block_at<T>(s, i), of(i));
+        read_state<T, P>(s, task.gradients->last, task.batch, block_at<T>(s, i), of(i) + at.carry);
     }
-    const int64_t stride = sum_width(s), chunks = (s.length + CHUNK - 1) / CHUNK;
+    const int64_t group = block_at<T>(s, task.first).group, stride = sum_vectors<T>(s), chunks = (s.length + CHUNK - 1) / CHUNK;
     const bool summed = s.rank || !s.constant_B || !s.constant_C;
     // Where both couplings are shared, the first block of a chunk writes what the others add to.
     const bool fresh = !s.constant_B && !s.constant_C;
@@ -220,56 +261,35 @@ template <class T> void backward(const Task &task) {
         steps = next;
         next.count = 0;
         if (chunk) next.seek(s, (chunk - 1) * CHUNK);
-        steps.aim(s, task.batch, block_at<T>(s, task.first).group);
+        steps.aim(s, task.batch, group);
         if (summed && !fresh) memset(sums, 0, sums_count<T>(s) * sizeof(Vec<T>));
         for (int64_t i = task.first; i < task.last; i++) {
             const Block b = block_at<T>(s, i);
             Vec<T> *const v = of(i);
-            load_saved<T>(s, task.batch, chunk, b, v + at.state);
-            fill_back(tile, task, steps, next, b, v, at.W);
+            load_saved<T, P>(s, task.batch, chunk, b, v + at.state);
+            fill_back<T, P>(tile, task, steps, next, b, v, at.W);
             const bool first = fresh && i == task.first;
-            first ? run_back<T, true>(task, tile, steps, at, v, sums, stride, trace)
-                  : run_back<T, false>(task, tile, steps, at, v, sums, stride, trace);
-            finish_back(tile, task, steps, b, at, v, sums, stride, first);
+            first ? run_back<T, P, true>(task, tile, steps, at, v, sums, stride, trace)
+                  : run_back<T, P, false>(task, tile, steps, at, v, sums, stride, trace);
+            finish_back<T, P>(tile, task, steps, b, at, v, sums, stride, first);
         }
-        T *to = (T *)task.token_sums + chunk * CHUNK * stride;
-        constexpr int lanes = Lanes<T>::count;
+        T *to = (T *)task.token_sums + (task.alone ? 0 : chunk * CHUNK * stride * P);
+        constexpr int rows = Lanes<T>::count / P;
         const int64_t all = summed ? steps.count * stride : 0;
-        for (int64_t i = 0; i < all; i += lanes)
-            store_some(to + i, row_sums<T, lanes>(sums + i), all - i < lanes ? int(all - i) : lanes);
+        for (int64_t i = 0; i < all; i += rows)
+            store_some(to + i * P, row_sums<T, rows>(sums + i), all - i < rows ? int(all - i) * P : rows * P);
+        if (summed && task.alone) sum_tokens<T>(task, group, &task.token_sums, 1, chunk * CHUNK, chunk * CHUNK + steps.count);
     }
     for (int64_t i = task.first; i < task.last; i++)
         memcpy((char *)task.channel_sums + size_t(i) * channel_sum<T>(s), of(i) + at.dW, channel_sum<T>(s));
 }
 
-// Numbers `from` to before `from + count` of a token, summed over the parts, to one row.
-template <class T>
-MAMBINO_INLINE void sum_row(T *to, const void *const *parts, int parts_count, int64_t from, int64_t count, bool add) {
-    for (int64_t i = 0; i < count; i++) {
-        T sum = ((const T *)parts[0])[from + i];
-        for (int part = 1; part < parts_count; part++) sum += ((const T *)parts[part])[from + i];
-        to[i] = add ? to[i] + sum : sum;
-    }
+// Blocks `task.first` to before `task.last` of one sample, all of one group.
+template <class T> void backward(const Task &task) {
+    with_parts<T>(*task.scan, [&](auto count) { backward_in_parts<T, count.value>(task); });
 }
 
-template <class T>
-void sum_tokens(const Task &task, int64_t group, const void *const *parts, int count, int64_t begin, int64_t end) {
-    const mambino_scan &s = *task.scan;
-    const mambino_scan_gradients &g = *task.gradients;
-    const int64_t stride = sum_width(s), n = s.states;
-    for (int64_t t = begin; t < end; t++) {
-        const int64_t token = s.order ? s.order[t] : t, at = t * stride;
-        T *const B = row<T>(g.B, task.batch, token) + group * g.B.group;
-        T *const C = row<T>(g.C, task.batch, token) + group * g.C.group;
-        if (!s.constant_B) sum_row<T>(B, parts, count, at, n, s.accumulate);
-        if (!s.constant_C) sum_row<T>(C, parts, count, at + n, n, s.accumulate);
-        // Every group has a share in what the step size is made of; they come one after the other.
-        if (s.rank)
-            sum_row<T>(row<T>(g.delta, task.batch, token), parts, count, at + 2 * n, s.rank, s.accumulate || group > 0);
-    }
-}
-
-template <class T> void sum_channels(const mambino_scan &s, const mambino_scan_gradients &g, const void *records) {
+template <class T, int P> void sum_channels_in_parts(const mambino_scan &s, const mambino_scan_gradients &g, const void *records) {
     const Layout<T> at(s, true);
     const int64_t count = blocks<T>(s), size = int64_t(channel_sum<T>(s) / sizeof(Vec<T>));
     for (int64_t i = 0; i < count; i++) {
@@ -280,19 +300,28 @@ template <class T> void sum_channels(const mambino_scan &s, const mambino_scan_g
                 sum += ((const Vec<T> *)records)[(batch * count + i) * size + place - at.dW];
             return sum;
         };
-        const auto matrix = [&](void *to, int64_t place, int64_t columns) {
-            for (int64_t k = 0; to && k < columns; k++)
-                scattered((T *)to + b.channel * columns + k, columns, b.width, total(place + k));
+        // What each channel has once, and what it has for each state.
+        const auto columns = [&](void *to, int64_t place, int64_t count) {
+            for (int64_t k = 0; to && k < count; k++)
+                scattered<T>((T *)to + b.channel * count + k, count, b.width, narrowed<T, P>(total(place + k)));
         };
-        matrix(g.W, at.dW, s.rank);
-        matrix(g.A, at.dA, s.states);
-        if (s.constant_B) matrix(g.B.data, at.dB, s.states);
-        if (s.constant_C) matrix(g.C.data, at.dC, s.states);
-        matrix(g.D, at.dD, 1);
-        matrix(g.bias, at.dD + 1, 1);
+        const auto of_states = [&](void *to, int64_t place) {
+            for (int64_t n = 0; to && n < s.states; n += P)
+                scattered<T, P>((T *)to + b.channel * s.states + n, s.states, b.width, total(place + n / P));
+        };
+        columns(g.W, at.dW, s.rank);
+        of_states(g.A, at.dA);
+        if (s.constant_B) of_states(g.B.data, at.dB);
+        if (s.constant_C) of_states(g.C.data, at.dC);
+        columns(g.D, at.dD, 1);
+        columns(g.bias, at.dD + 1, 1);
         for (int64_t batch = 0; g.state && batch < s.batch; batch++)
-            write_state<T>(s, g.state, batch, b, (const Vec<T> *)records + (batch * count + i) * size + at.carry - at.dW);
+            write_state<T, P>(s, g.state, batch, b, (const Vec<T> *)records + (batch * count + i) * size + at.carry - at.dW);
     }
+}
+
+template <class T> void sum_channels(const mambino_scan &s, const mambino_scan_gradients &g, const void *records) {
+    with_parts<T>(s, [&](auto count) { sum_channels_in_parts<T, count.value>(s, g, records); });
 }
 
 }  // namespace MAMBINO_TARGET

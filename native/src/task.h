@@ -13,7 +13,8 @@ struct Task {
     const mambino_scan_gradients *gradients;
     int64_t batch, first, last;
     void *scratch;        // of this task alone
-    void *token_sums;     // [length, 2 states + rank] of this task alone: gradients summed over its channels
+    void *token_sums;     // [length, sum_width] of this task alone: gradients summed over its channels
+    bool alone;           // these are all there are of each token: one chunk of them at a time is written out
     void *channel_sums;   // one record a block of this sample: gradients summed over its steps
 };
 
@@ -55,10 +56,11 @@ struct Kernels {
     size_t (*forward_scratch)(const mambino_scan &, int64_t blocks);  // (bytes)
     size_t (*backward_scratch)(const mambino_scan &, int64_t blocks);
     size_t (*channel_sum)(const mambino_scan &);  // of one block (bytes)
+    int64_t (*sum_width)(const mambino_scan &);   // numbers of a token that are summed over channels
     void (*forward)(const Task &);
     void (*backward)(const Task &);
     // Add up what the tasks of one group of one sample have left, for the tokens from `begin` to before `end`.
-    void (*sum_tokens)(const Task &, int64_t group, const void *const *parts, int count, int64_t begin, int64_t end);
+    void (*sum_tokens)(const Task &, int64_t group, void *const *tasks, int count, int64_t begin, int64_t end);
     // Add up the records [batch, blocks] of all samples.
     void (*sum_channels)(const mambino_scan &, const mambino_scan_gradients &, const void *records);
     void (*conv_forward)(const ConvTask &);

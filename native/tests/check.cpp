@@ -299,6 +299,8 @@ int main() {
         check_scan({1, 133, 40, 19, 2, 3, true}, "groups, odd sizes, a product for the step");
         check_scan({1, 33, 6, 1, 1, 0, false}, "one state");
         check_scan({3, 5, 8, 4, 1, 1, false}, "short");
+        check_scan({1, 70, 7, 16, 1, 2, true}, "few channels");
+        check_scan({2, 40, 6, 4, 2, 0, true}, "few channels in groups");
         check_norm_and_conv();
         check_tokens();
         mambino_use_team(team);

@@ -56,8 +56,8 @@ def assert_same(actual, expected, tolerance=1e-10):
 @settings(max_examples=30, deadline=None)
 @given(
     batch=st.integers(1, 3),
-    channels=st.sampled_from([1, 2, 6]),
-    size=st.sampled_from([1, 3, 16]),
+    channels=st.sampled_from([1, 2, 6, 8]),
+    size=st.sampled_from([1, 2, 3, 16]),
     length=st.integers(1, 150),
     forms=st.tuples(st.sampled_from(FORMS), st.sampled_from(FORMS)),
     step=st.sampled_from([1e-4, 0.1, 1.0, 30.0]),
@@ -251,6 +251,38 @@ def test_tokens_are_scanned_where_they_lie_and_in_any_order(ordered, shape):
 
     for mine, theirs in zip(both(fast, order), both(spelled_out, order), strict=True):
         assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 16])
+@pytest.mark.parametrize(("dtype", "bounds"), [(torch.float64, (1e-12, 1e-12)), (torch.float32, (3e-6, 5e-6))])
+def test_channels_of_every_number_share_a_vector_rightly(size, dtype, bounds):
+    # Few channels leave lanes for several states of each; the states of 32 steps are kept for the way back.
+    for channels in range(1, 18):
+        wide, delta, A, (B, C), named = tokens(channels, channels=channels, size=size, length=45, rank=2, groups=1)
+        order = torch.randperm(45, generator=torch.Generator().manual_seed(channels))
+        mine = [x.detach().to(dtype).requires_grad_() for x in (wide, delta, A, B, C, *named.values())]
+        leaves = [x.detach().double().requires_grad_() for x in mine]
+
+        def outcome(scan, leaves, order, named=named, **others):
+            wide, delta, A, B, C, *rest = leaves
+            u, z = wide.chunk(2, -1)
+            y, last = scan(u, delta, A, B, C, z=z, order=order, **dict(zip(named, rest, strict=True)), **others)
+            weight = torch.linspace(-1, 1, y.numel(), dtype=torch.float64).view_as(y).to(y.dtype)
+            return [y, last], torch.autograd.grad((y * weight).sum() + last.sum(), leaves)
+
+        found = outcome(scan_tokens, mine, order.int(), softplus=True)
+        expected = outcome(spelled_out, leaves, order)
+        for bound, some, others in zip(bounds, found, expected, strict=True):
+            one, other = (torch.cat([x.detach().double().flatten() for x in xs]) for xs in (some, others))
+            off = float((one - other).abs().max() / other.abs().max())
+            assert off <= bound, f"{channels} channels: off by {off:.1e}"
+
+
+@pytest.mark.parametrize("channels", [2, 8])
+def test_few_channels_without_a_gate_and_with_steps_of_their_own(channels):
+    xs = inputs((2, channels, 16, 77), dtype=torch.float32)
+    exact = [x.detach().double().requires_grad_() for x in xs]
+    assert_same([x.double() for x in results(selective_scan, xs)], results(selective_scan_reference, exact), 5e-6)
 
 
 def test_a_second_derivative_is_refused():
