@@ -142,3 +142,17 @@ def test_configurations_are_asked_for_by_name():
         PLAN.config("3d")
     with pytest.raises(OptionError, match="the default configuration 3d is not among"):
         replace(PLAN, default="3d")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"out_channels": 2**20}, "numbers of a network are at most 16384, got out_channels 1048576"),
+        ({"options": {"blocks": (1, 2**31)}}, r"at most 16384, got blocks \(1, 2147483648\)"),
+        ({"options": {"strides": ((1, -(2**31)),)}}, "at most 16384, got strides"),
+    ],
+)
+def test_numbers_that_no_network_has_are_refused(changes, words):
+    values = {"name": "unet", "dim": 2, "in_channels": 1, "out_channels": 2, "options": {}}
+    with pytest.raises(OptionError, match=words):
+        NetworkSpec(**{**values, **changes})

@@ -109,3 +109,19 @@ def test_masks_of_another_origin_are_told(tmp_path):
     _, notes = find_model(tmp_path, ["a", "b", "c", "d"])
     assert notes[0] == "2 of 4 predictions were not made by the model named here."
     assert "several models" in notes[1]
+
+
+@pytest.mark.parametrize(
+    "content",
+    ['{"entries": 1}', '{"entries": [1]}', '{"entries": [], "options": 3}', '{"entries": [], "bundles": 0.5}'],
+)
+def test_a_record_of_predictions_of_another_shape_is_refused(tmp_path, content):
+    (tmp_path / "predict.json").write_text(content)
+    with pytest.raises(FileFormatError, match=r"predict\.json is no record of predictions"):
+        find_model(tmp_path, ["a"])
+
+
+def test_json_that_is_nested_without_end_is_refused(tmp_path):
+    (tmp_path / "predict.json").write_text("[" * 100_000)
+    with pytest.raises(FileFormatError, match=r"predict\.json is not JSON: it is nested too deeply"):
+        find_model(tmp_path, ["a"])

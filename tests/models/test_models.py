@@ -102,3 +102,16 @@ def test_names_and_descriptions_need_no_torch():
     code = "import sys, mambino.models as m; m.list_models(); print('torch' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("options", [{"features": 3}, {"features": (-1, 4)}, {"features": (4, "x")}])
+def test_options_that_no_layer_can_have_are_said(options):
+    spec = NetworkSpec(name="unet", dim=2, in_channels=1, out_channels=2, options=options)
+    with pytest.raises(OptionError, match="unet"):
+        build(spec)
+
+
+def test_what_a_network_raises_names_it_and_its_options():
+    spec = NetworkSpec(name="unet", dim=2, in_channels=1, out_channels=2, options={"features": 3})
+    with pytest.raises(OptionError, match=r"the network unet cannot be made with the options .*'features': 3"):
+        build(spec)

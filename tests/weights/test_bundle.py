@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from mambino.core.records import dump
 from mambino.errors import FileFormatError, WeightsError
+from mambino.models import build
 from mambino.weights import bundle as bundles
 from mambino.weights.bundle import digest, header, load, save
 from tests.tiny import know, saved, tiny_bundle, tiny_config
@@ -81,7 +82,9 @@ def test_a_changed_byte_is_noticed(tmp_path, place):
     where = len(content) - 1 if place == "weights" else content.index(b"balls")
     content[where] ^= 1
     path.write_bytes(content)
-    with pytest.raises(WeightsError, match=r"is damaged: its content does not have the sha256 \w{12} "):
+    with pytest.raises(
+        WeightsError, match=r"is damaged: the sha256 of its content is \w{12}, but it was written with \w{12}$"
+    ):
         load(path)
 
 
@@ -162,6 +165,20 @@ def test_tensors_of_other_shapes_are_listed(tmp_path, monkeypatch):
     with pytest.raises(WeightsError, match=words) as caught:
         load(path)
     assert "mambino info names it" in caught.value.hint
+
+
+def test_a_bundle_of_a_network_larger_than_its_file_is_refused_before_that_is_made(tmp_path, monkeypatch):
+    path = saved(tmp_path, tiny_bundle())
+    made = []
+
+    def watched(spec):
+        made.append(torch.empty(0).device.type)
+        return build(replace(spec, out_channels=2**14))
+
+    monkeypatch.setattr(bundles, "build", watched)
+    with pytest.raises(WeightsError, match=r"layer\.bias \(2,\) where the network has \(16384,\)"):
+        load(path)
+    assert made == ["meta"]
 
 
 def test_a_failed_save_leaves_the_older_file(tmp_path, monkeypatch):

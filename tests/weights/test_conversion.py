@@ -15,6 +15,7 @@ from mambino.cli.app import dispatch, main
 from mambino.core.plan import NetworkSpec, Normalise
 from mambino.errors import OptionError, WeightsError
 from mambino.models import build
+from mambino.weights import conversion
 from mambino.weights.bundle import digest, info, load
 from mambino.weights.checkpoints import read_checkpoint
 from mambino.weights.conversion import convert
@@ -479,3 +480,11 @@ def test_layers_of_vmamba_stored_as_convolutions_of_one_pixel_are_matrices(tmp_p
     bundle = load(convert(tmp_path / "c.pth", tmp_path / "m.safetensors").bundle)
     x = torch.randn(1, 3, 32, 32)
     assert torch.equal(bundle.network(x), network(x))
+
+
+def test_a_checkpoint_of_a_network_larger_than_the_memory_is_refused(lightm, tmp_path, monkeypatch):
+    _, content, path = lightm
+    torch.save(content, path)
+    monkeypatch.setattr(conversion, "memory", lambda: 1e-9)
+    with pytest.raises(WeightsError, match=r"c\.pth describes a network of 0\.0 GiB, this machine has 0\.0 GiB"):
+        convert(path, tmp_path / "m.safetensors")

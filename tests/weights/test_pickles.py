@@ -5,6 +5,7 @@ import io
 import os
 import pickle
 import tarfile
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 
@@ -147,5 +148,26 @@ def test_a_program_of_torchscript_is_refused(tmp_path):
 def test_a_file_cut_short_is_refused(tmp_path):
     path = written(tmp_path, {"w": torch.ones(1000)})
     path.write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(WeightsError, match=r"file\.pth cannot be unpacked: BadZipFile"):
+        read_pickle(path)
+    path.write_bytes(b"\x80\x02nonsense")
     with pytest.raises(WeightsError, match="cannot be read as a checkpoint of torch"):
+        read_pickle(path)
+
+
+@pytest.mark.parametrize("how", [{}, {"_use_new_zipfile_serialization": False}])
+def test_a_tensor_larger_than_what_is_stored_of_it_is_refused(tmp_path, how):
+    path = written(tmp_path, {"w": torch.ones(4)}, **how)
+    data = path.read_bytes()
+    place = data.index(b"K\x04\x85")  # the size of the tensor, (4,)
+    path.write_bytes(data[: place + 1] + b"\x40" + data[place + 2 :])
+    with pytest.raises(WeightsError, match=r"a tensor of \(64,\) does not lie in the 4 numbers"):
+        read_pickle(path)
+
+
+def test_an_archive_that_unpacks_without_end_is_refused(tmp_path):
+    path = tmp_path / "bomb.pth"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(2**25))
+    with pytest.raises(WeightsError, match=r"unpacks to \d+ times its size"):
         read_pickle(path)

@@ -37,7 +37,7 @@ def check_file(path: Path, commands: Set[str]) -> None:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise FileFormatError(f"{path} cannot be read: {error.strerror}", hint=_HINT) from None
-    except ValueError as error:  # not TOML, or not UTF-8
+    except (ValueError, RecursionError) as error:  # not TOML, not UTF-8, or nested without end
         raise FileFormatError(f"{path} is not TOML: {error}", hint=_HINT) from None
     unknown = [name for name, table in tables.items() if name not in commands or not isinstance(table, dict)]
     if unknown:

@@ -19,8 +19,8 @@ def cores() -> int:
 
 
 def memory() -> float:
-    """Return how much more memory this process may take (GiB), honouring container limits."""
-    limits = [_free_memory(), _container_memory()]
+    """Return how much more memory this process may take (GiB), honouring limits of containers and of `ulimit -v`."""
+    limits = [_free_memory(), _container_memory(), _address_space()]
     return min(limit for limit in limits if limit is not None) / 2**30
 
 
@@ -63,6 +63,19 @@ def _windows_memory() -> int:
     status = Status(length=ctypes.sizeof(Status))
     ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))  # type: ignore[attr-defined,unused-ignore]
     return int(status.free)
+
+
+def _address_space() -> int | None:
+    """Return what is left of the addresses that this process may use (bytes); None where nothing limits them."""
+    try:
+        import resource  # noqa: PLC0415 - not on Windows
+    except ImportError:  # Windows
+        return None
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    used = _words(Path("/proc/self/statm"))
+    if limit == resource.RLIM_INFINITY or not used:
+        return None
+    return max(0, limit - int(used[0]) * resource.getpagesize())
 
 
 def _container_memory() -> int | None:

@@ -11,6 +11,9 @@ from mambino.errors import DataError, OptionError
 
 Value = int | float | str | bool | tuple[int, ...] | tuple[tuple[int, ...], ...] | None
 
+LARGEST = 2**14
+"""Of any number of a network; more is a slip, or a file that is meant to take all memory."""
+
 
 @record
 class NetworkSpec:
@@ -34,6 +37,13 @@ class NetworkSpec:
                 f"a network needs channels in and out, got in_channels {self.in_channels} "
                 f"and out_channels {self.out_channels}"
             )
+        for name, value in (
+            ("in_channels", self.in_channels),
+            ("out_channels", self.out_channels),
+            *self.options.items(),
+        ):
+            if _largest(value) > LARGEST:
+                raise OptionError(f"numbers of a network are at most {LARGEST}, got {name} {value}")
 
 
 @record
@@ -205,6 +215,13 @@ class Config:
         for pair in self.swap:
             if pair[0] == pair[1] or not set(pair) <= set(range(last + 1)):
                 raise OptionError(f"swap names two different output channels from 0 to {last}, got {pair}")
+
+
+def _largest(value: Value) -> float:
+    """Return the largest number in a value, whatever its sign."""
+    if isinstance(value, tuple | list):
+        return max(map(_largest, value), default=0)
+    return abs(value) if isinstance(value, int | float) else 0
 
 
 @record

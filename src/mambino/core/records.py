@@ -84,6 +84,18 @@ def checked(options: T) -> T:
     return options
 
 
+def from_json(text: bytes | str) -> Any:
+    """Return what JSON text holds, as plain values.
+
+    Raises:
+        ValueError: it is not JSON, not UTF-8, or nested more deeply than anything of ours.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 def fields_of(kind: type) -> tuple[str, ...]:
     """Return the names of the fields of a record."""
     return tuple(field.name for field in fields(kind))
@@ -189,7 +201,7 @@ def _said(error: Any, text: bytes | str) -> str:
     """Say one thing that is wrong: its place, what must be there, and what is."""
     words, place, value = error["msg"].removeprefix("Value error, "), list(error["loc"]), error["input"]
     if error["type"] not in _NO_VALUE:
-        there, value = _place(place, json.loads(text))
+        there, value = _place(place, from_json(text))
         if there != place:  # the rest names the types tried one after the other, of which none fits
             place, words = there, "Input should be of another type"
         shown = json.dumps(value, ensure_ascii=False)

@@ -1,6 +1,5 @@
 """What is known of the masks besides their voxels: names of labels and of the data set, and what made them."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +61,13 @@ def find_model(predictions: Path, cases: Sequence[str]) -> tuple[Model | None, t
     path = predictions / "predict.json"
     if not path.is_file():
         return None, ()
-    made = _json(path)
+    try:
+        return _model(_json(path), cases)
+    except (TypeError, KeyError, AttributeError):
+        raise FileFormatError(f"{path} is no record of predictions", "predict again, or remove it") from None
+
+
+def _model(made: dict[str, Any], cases: Sequence[str]) -> tuple[Model, tuple[str, ...]]:
     entries = {entry["case"]: entry for entry in made.get("entries", ()) if entry.get("case") in set(cases)}
     by = {entry.get("made_by", "") for entry in entries.values()}
     foreign = len(cases) - sum(bool(entry.get("made_by")) for entry in entries.values())
@@ -109,7 +114,7 @@ def _undeclared(pairs: Sequence[Pair]) -> Structures:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
+        content = records.from_json(path.read_bytes())
     except OSError as error:
         raise FileFormatError(f"{path} cannot be read: {error.strerror}") from None
     except ValueError as error:

@@ -1,6 +1,5 @@
 """The report as one self-contained page: no other file, no network."""
 
-import json
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
@@ -10,6 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined, Template
 
 from mambino.core.provenance import NOT_FOR_CLINICAL_USE
+from mambino.core.records import from_json
 from mambino.core.report import Report
 from mambino.errors import FileFormatError
 from mambino.evaluation.charts import Line, Row, curves, strips
@@ -61,9 +61,10 @@ def read_curves(path: Path) -> tuple[Line, ...]:
     """
     loss: list[tuple[float, float]] = []
     dice: list[tuple[float, float]] = []
+    number = 1
     try:
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-            epoch = json.loads(line)
+            epoch = from_json(line)
             at = float(epoch.get("number", number))
             loss.append((at, float(epoch["loss"])))
             if epoch.get("dice") is not None:

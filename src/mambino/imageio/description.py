@@ -4,13 +4,12 @@ Keys that only other programs need are passed over. The older form, with `modali
 number first, is understood too.
 """
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from mambino.core.labels import Labels
-from mambino.core.records import record
+from mambino.core.records import from_json, record
 from mambino.errors import DataError, FileFormatError
 from mambino.imageio.pairing import Problem
 
@@ -48,7 +47,7 @@ def describe(file: Path) -> Description:
         DataError: a key that is needed is missing or wrong.
     """
     try:
-        facts = json.loads(file.read_text(encoding="utf-8-sig"))
+        facts = from_json(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise FileFormatError(f"{file} cannot be read: {error.strerror}") from None
     except ValueError as error:

@@ -3,6 +3,8 @@
 ITK's world is LPS, ours RAS: the first two world rows change sign.
 """
 
+import math
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -13,6 +15,8 @@ from mambino.core.grid import Grid
 from mambino.core.image import Image
 from mambino.core.records import replacing
 from mambino.errors import DataError, FileFormatError, need
+from mambino.imageio.headers import check_header
+from mambino.imageio.limits import check_room
 
 
 def read(path: Path) -> Image:
@@ -71,10 +75,22 @@ def _itk(path: Path, doing: str) -> ModuleType:
 
 def _open(itk: ModuleType, path: Path):  # type: ignore[no-untyped-def]  # SimpleITK has no types
     itk.ProcessObject.SetGlobalWarningDisplay(False)
+    check_header(path)
     try:
-        return itk.ReadImage(str(path))
+        reader = itk.ImageFileReader()
+        reader.SetFileName(str(path))
+        reader.ReadImageInformation()
+        voxel = reader.GetNumberOfComponents() * _bytes_of(itk, reader.GetPixelID())
+        check_room(path, 2 * math.prod(reader.GetSize()) * voxel)
+        return reader.Execute()
     except RuntimeError as error:
         raise FileFormatError(f"{path} cannot be read: {_cause(error)}", "copy or export the file again") from None
+
+
+def _bytes_of(itk: ModuleType, kind: int) -> int:
+    """Return the bytes of a component of a pixel, from the name of its type: "16-bit signed integer"."""
+    bits = re.search(r"\d+", itk.GetPixelIDValueAsString(kind))
+    return int(bits[0]) // 8 if bits else 8
 
 
 def _array(itk: ModuleType, image, path: Path) -> NDArray[np.generic]:  # type: ignore[no-untyped-def]

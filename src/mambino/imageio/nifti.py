@@ -25,7 +25,9 @@ from numpy.typing import NDArray
 from mambino.core.grid import Grid
 from mambino.core.image import Image
 from mambino.core.records import replacing
+from mambino.core.scratch import Room, copied, in_memory, slabs
 from mambino.errors import DataError, FileFormatError, MambinoWarning
+from mambino.imageio.limits import check_room
 
 Header = Any
 """A header of nibabel, which has no types: Nifti1Header, Nifti2Header or MGHHeader."""
@@ -41,22 +43,25 @@ _GEOMETRY = (
     *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
 )
 _ROUNDING = 0.01  # (voxels) of disagreement between qform and sform that float32 headers are allowed
+_SURPLUS = 2**26  # bytes after the last voxel that are passed over
+_PIECE = 2**20
+_TIGHTEST = 1040  # times that deflate packs at most
 _LEVEL = 3  # isal's best; measured faster and smaller than its levels 0 and 1 on CT
 
 
-def read(path: Path, *, declared: bool = False) -> Image:
+def read(path: Path, *, declared: bool = False, room: Room | None = None) -> Image:
     """Read all channels of a volume or slice.
 
-    A fourth axis and colour become channels, which is said unless the number of channels is `declared`.
+    A fourth axis and colour become channels, which is said unless the number of channels is `declared`. With `room`,
+    voxels are unpacked to it piece by piece, or stay in the file where it is not packed, and are for reading only.
 
     Raises:
         FileFormatError: not such a file, damaged, or shorter than its header announces.
         DataError: voxels or axes that no image of ours can hold.
     """
-    data, whole = _contents(path)
-    header = _header(data, path)
+    header = _header(_start(path), path)
     shape = _shape(header, path)
-    array = _voxels(data, header, path, whole=whole)
+    array = _voxels(header, path, room)
     space = shape[: min(3, len(shape))]
     colours = bool(header.get_data_dtype().names)
     array = np.moveaxis(array, -1, 0).copy() if colours else array
@@ -84,9 +89,13 @@ def write(path: Path, array: NDArray[np.generic], grid: Grid, like: Path | None 
     header["scl_slope"], header["scl_inter"] = 1, 0
     header["magic"] = header.single_magic
     header.set_data_offset(header.single_vox_offset)
-    data = header.binaryblock + b"\0\0\0\0" + np.ascontiguousarray(array).tobytes()
-    with replacing(path) as part:
-        part.write_bytes(igzip.compress(data, _LEVEL, mtime=0) if path.name.lower().endswith(".gz") else data)
+    packed = isal_zlib.compressobj(_LEVEL, wbits=31) if path.name.lower().endswith(".gz") else None
+    voxels = array.reshape(-1, *array.shape[-2:])
+    with replacing(path) as part, part.open("wb") as file:
+        for piece in (header.binaryblock + b"\0\0\0\0", *(rows for rows in slabs(voxels.shape))):
+            data = piece if isinstance(piece, bytes) else np.ascontiguousarray(voxels[piece]).tobytes()
+            file.write(packed.compress(data) if packed else data)
+        file.write(packed.flush() if packed else b"")
 
 
 def shape_of(path: Path) -> tuple[int, ...]:
@@ -100,29 +109,81 @@ def stored(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
     return _shape(header, path), header.get_data_dtype()
 
 
-def _contents(path: Path) -> tuple[bytes, bool]:
-    """Return the unpacked bytes, and whether a packed stream came to its proper end."""
+def _contents(path: Path, expected: int) -> tuple[bytes, bool]:
+    """Return the first `expected` bytes, unpacked, and whether a packed stream came to its proper end.
+
+    What comes after them is checked for damage and passed over, so that no file takes more memory than it announces.
+    """
     data = path.read_bytes()
-    parts, whole = [], True
     if not data.startswith(_GZIP):
         return data, True
+    parts, left, whole = [], expected, True
     while data.startswith(_GZIP) and whole:
         stream = isal_zlib.decompressobj(wbits=31)
         try:
-            parts.append(stream.decompress(data))
+            if left:
+                parts.append(stream.decompress(data, left))
+                left, data = left - len(parts[-1]), stream.unconsumed_tail
+            surplus = _pass_over(stream, data)
         except _DAMAGED as error:
             raise FileFormatError(f"{path} is damaged: its gzip stream does not unpack ({error})", _AGAIN) from None
+        _check_surplus(path, expected, surplus)
         whole, data = stream.eof, stream.unused_data
     return b"".join(parts), whole
 
 
-def _start(path: Path) -> bytes:
+def _mapped(path: Path, expected: int, room: Room) -> tuple[NDArray[np.uint8], bool]:
+    """Return what `_contents` does: of a packed file in room, of others as they lie on the disk."""
+    if not _start_of(path, len(_GZIP)).startswith(_GZIP):
+        return np.memmap(path, np.uint8, "r"), True
+    data: NDArray[np.uint8] = room((expected,), np.uint8)
+    done, surplus, rest = 0, 0, bytearray(_PIECE)
+    try:
+        with igzip.IGzipFile(path) as file:  # type: ignore[no-untyped-call]
+            while count := file.readinto(data[done : done + _PIECE].data):
+                done += count
+            while surplus <= _SURPLUS and (count := file.readinto(rest)):
+                surplus += count
+    except EOFError:
+        return data[:done], False
+    except (_DAMAGED, OSError) as error:
+        raise FileFormatError(f"{path} is damaged: its gzip stream does not unpack ({error})", _AGAIN) from None
+    _check_surplus(path, expected, surplus)
+    return data[:done], True
+
+
+def _check_surplus(path: Path, expected: int, surplus: int) -> None:
+    if surplus > _SURPLUS:
+        raise FileFormatError(
+            f"{path} is damaged: it holds {expected} bytes by its header, and more than {_SURPLUS} after them", _AGAIN
+        )
+
+
+def _pass_over(stream: Any, rest: bytes) -> int:
+    """Unpack what is left of a stream and drop it; return its size, or a number above `_SURPLUS`."""
+    surplus = 0
+    while rest and not stream.eof and surplus <= _SURPLUS:
+        surplus += len(stream.decompress(rest, _PIECE))
+        rest = stream.unconsumed_tail
+    return surplus
+
+
+def _start_of(path: Path, size: int) -> bytes:
     with path.open("rb") as file:
-        data = file.read(1 << 16)
+        return file.read(size)
+
+
+def _start(path: Path) -> bytes:
+    data = _start_of(path, 1 << 16)
     if not data.startswith(_GZIP):
         return data
+    parts, left = [], int(Nifti2Header.sizeof_hdr)
     try:
-        return bytes(isal_zlib.decompressobj(wbits=31).decompress(data, Nifti2Header.sizeof_hdr))
+        while data.startswith(_GZIP) and left:
+            stream = isal_zlib.decompressobj(wbits=31)
+            parts.append(stream.decompress(data, left))
+            left, data = left - len(parts[-1]), stream.unused_data
+        return b"".join(parts)
     except _DAMAGED as error:
         raise FileFormatError(f"{path} is damaged: its gzip stream does not unpack ({error})", _AGAIN) from None
 
@@ -142,6 +203,7 @@ def _header(data: bytes, path: Path) -> Header:
     try:
         header: Header = kind(data[:needed], check=False)
         header.check_fix(logger=_LOGGER, error_level=40)
+        header.get_data_dtype()
     except (HeaderDataError, ValueError, KeyError) as error:
         raise FileFormatError(f"{path} has a header that is not valid: {error}", _AGAIN) from None
     if not mgh and header["magic"].item().rstrip(b"\0") in {b"ni1", b"ni2"}:
@@ -168,7 +230,7 @@ def _shape(header: Header, path: Path) -> tuple[int, ...]:
     return shape
 
 
-def _voxels(data: bytes, header: Header, path: Path, *, whole: bool) -> NDArray[np.generic]:
+def _voxels(header: Header, path: Path, room: Room | None) -> NDArray[np.generic]:
     """Return the scaled voxels, slowest axis first; colours on a last axis."""
     kind = header.get_data_dtype()
     if kind.kind == "c":
@@ -176,6 +238,15 @@ def _voxels(data: bytes, header: Header, path: Path, *, whole: bool) -> NDArray[
     shape = tuple(int(n) for n in header.get_data_shape())
     offset = int(header.get_data_offset())
     expected = offset + math.prod(shape) * kind.itemsize
+    size = path.stat().st_size
+    if expected > _TIGHTEST * size:
+        raise FileFormatError(f"{path} is truncated: {expected} bytes expected, more than {size} can hold", _AGAIN)
+    data: Any
+    if room is None:
+        check_room(path, 2 * expected)
+        data, whole = _contents(path, expected)
+    else:
+        data, whole = _mapped(path, expected, room)
     if len(data) < expected:
         raise FileFormatError(f"{path} is truncated: {expected} bytes expected, {len(data)} found", _AGAIN)
     if not whole:
@@ -186,7 +257,7 @@ def _voxels(data: bytes, header: Header, path: Path, *, whole: bool) -> NDArray[
     stored = np.frombuffer(data, kind, math.prod(shape), offset).reshape(shape[::-1])
     if kind.names:
         return _colours(stored.view(np.uint8).reshape(*stored.shape, -1), path)
-    return _scaled(stored, header, path)
+    return _scaled(stored, header, path, room or in_memory, mapped=room is not None)
 
 
 def _colours(array: NDArray[np.uint8], path: Path) -> NDArray[np.uint8]:
@@ -198,7 +269,9 @@ def _colours(array: NDArray[np.uint8], path: Path) -> NDArray[np.uint8]:
     return array
 
 
-def _scaled(stored: NDArray[np.generic], header: Header, path: Path) -> NDArray[np.generic]:
+def _scaled(
+    stored: NDArray[np.generic], header: Header, path: Path, room: Room, *, mapped: bool
+) -> NDArray[np.generic]:
     try:
         slope, inter = header.get_slope_inter()
     except HeaderDataError as error:
@@ -207,11 +280,14 @@ def _scaled(stored: NDArray[np.generic], header: Header, path: Path) -> NDArray[
     if native.kind == "f" and native.itemsize > 8:
         native = np.dtype(np.float64)
     if slope is None or (slope, inter) == (1, 0):
+        if mapped:
+            return stored if stored.dtype == native else copied(stored[None], native, room)[0]
         return stored.astype(native)
     wide = np.float64 if native.itemsize == 8 and native.kind == "f" else np.float32
-    array = np.empty(stored.shape, wide)
-    np.multiply(stored, np.float64(slope), out=array, dtype=np.float64, casting="same_kind")
-    array += wide(inter or 0)
+    array = room(stored.shape, wide)
+    for rows in slabs(stored.shape):
+        np.multiply(stored[rows], np.float64(slope), out=array[rows], dtype=np.float64, casting="same_kind")
+        array[rows] += wide(inter or 0)
     return array
 
 

@@ -18,6 +18,7 @@ from mambino.core.image import Image
 from mambino.core.records import replacing
 from mambino.errors import DataError, Error, FileFormatError, MambinoWarning, MissingExtraError
 from mambino.imageio import itk
+from mambino.imageio.limits import check_room
 
 _MODES = {"1", "L", "P", "I;16", "I;16B", "I;16L", "I", "F", "RGB", "RGBA", "LA"}
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, PIL.Image.DecompressionBombError)
@@ -129,10 +130,10 @@ def _tiff(path: Path) -> NDArray[Any]:
             series = _one_series(file, path)
             array = _samples(file, series, path)
             axes, page = _axes(series, array), series.keyframe
-    except (tifffile.TiffFileError, *_DAMAGE) as error:
-        if isinstance(error, Error):
-            raise
-        raise FileFormatError(f"{path} is damaged: {error}", _AGAIN) from None
+    except (Error, MemoryError):
+        raise
+    except Exception as error:  # a damaged file makes tifffile raise anything
+        raise FileFormatError(f"{path} is damaged: {error or type(error).__name__}", _AGAIN) from None
     if _colour(page) not in {"MINISBLACK", "MINISWHITE", "RGB", "PALETTE", "YCBCR", "MASK"}:
         raise DataError(f"{path} has the colour space {_colour(page)}; grey, palette and RGB are read", _PLAIN)
     if array.dtype.kind not in "biuf":
@@ -169,6 +170,7 @@ def _axes(series: tifffile.TiffPageSeries, array: NDArray[Any]) -> str:
 def _samples(file: tifffile.TiffFile, series: tifffile.TiffPageSeries, path: Path) -> NDArray[Any]:
     """Unpack with tifffile, or with Pillow what tifffile needs another package for and Pillow reads right."""
     page = series.keyframe
+    check_room(path, 2 * series.size * series.dtype.itemsize)
     try:
         array: NDArray[Any] = series.asarray()
     except (ValueError, ImportError) as error:  # zstd asks for a module of Python 3.14

@@ -7,7 +7,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from mambino.core.plan import NetworkSpec
-from mambino.errors import OptionError
+from mambino.errors import Error, OptionError
 from mambino.models.descriptions import DESCRIPTIONS, Description
 
 if TYPE_CHECKING:
@@ -56,7 +56,18 @@ def build(spec: NetworkSpec) -> "nn.Module":
     if spec.dim not in dims:
         raise OptionError(f"the network {spec.name} has {' or '.join(map(str, dims))} axes, got {spec.dim}")
     options = {name: _tuples(value) for name, value in spec.options.items()}
-    module: nn.Module = network(dim=spec.dim, in_channels=spec.in_channels, out_channels=spec.out_channels, **options)
+    try:
+        module: nn.Module = network(
+            dim=spec.dim, in_channels=spec.in_channels, out_channels=spec.out_channels, **options
+        )
+    except Error:
+        raise
+    except (TypeError, ValueError, ArithmeticError, LookupError, RuntimeError, MemoryError) as error:
+        why = str(error).partition("\n")[0] or type(error).__name__
+        raise OptionError(
+            f"the network {spec.name} cannot be made with the options {options}: {why[:200]}",
+            hint="leave out the options that you did not mean to change",
+        ) from error
     return module
 
 

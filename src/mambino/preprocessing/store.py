@@ -254,8 +254,8 @@ def _tiles(shape: tuple[int, ...], slices: bool) -> tuple[tuple[int, ...], tuple
 def _read(file: Path, box: tuple[slice, ...]) -> NDArray[Any]:
     try:
         part: NDArray[Any] = blosc2.open(str(file), mode="r", dparams={"nthreads": 1})[box]
-    except (OSError, RuntimeError, ValueError) as error:
-        raise FileFormatError(f"{file} cannot be read: {error}", hint=_AGAIN) from None
+    except Exception as error:  # a damaged file makes blosc2 raise anything
+        raise FileFormatError(f"{file} cannot be read: {error or type(error).__name__}", hint=_AGAIN) from None
     return part
 
 

@@ -5,7 +5,6 @@ unpickled, and the header is read without torch.
 """
 
 import hashlib
-import json
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -13,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mambino.core.labels import Labels
-from mambino.core.plan import Config
+from mambino.core.plan import Config, NetworkSpec
 from mambino.core.provenance import Provenance
-from mambino.core.records import dump, parse, record, replacing
+from mambino.core.records import dump, from_json, parse, record, replacing
 from mambino.errors import WeightsError
 from mambino.models import build
 
@@ -128,8 +127,9 @@ def load(path: Path, device: str = "cpu") -> Bundle:
     except SafetensorError as error:
         raise WeightsError(f"{path} is damaged or cut short: {error}", hint="fetch or copy it again") from None
     _check_sum(content, table, described, path)
+    _check_fits(described.config.network, tensors, path)
     network = build(described.config.network)
-    _fill(network, tensors, path, described.config.network.name)
+    network.load_state_dict(tensors)
     return Bundle(
         network=network.to(device).eval(),
         config=described.config,
@@ -167,7 +167,7 @@ def _table(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise _unreadable(path, error) from None
     try:
-        table = json.loads(text)
+        table = from_json(text)
     except ValueError:
         table = None
     if not isinstance(table, dict):
@@ -194,9 +194,11 @@ def _check_sum(content: bytes, table: Mapping[str, Any], described: BundleHeader
     (length,) = struct.unpack("<Q", content[:8])
     body = memoryview(content)[8 + length :]
     ends = {name: entry["data_offsets"] for name, entry in table.items() if name != "__metadata__"}
-    if _sum(text, ((name, body[slice(*ends[name])]) for name in sorted(ends))) != described.sha256:
+    found = _sum(text, ((name, body[slice(*ends[name])]) for name in sorted(ends)))
+    if found != described.sha256:
         raise WeightsError(
-            f"{path} is damaged: its content does not have the sha256 {described.sha256[:12]} that it was written with",
+            f"{path} is damaged: the sha256 of its content is {found[:12]}, "
+            f"but it was written with {described.sha256[:12] or 'none'}",
             hint="fetch or copy it again",
         )
 
@@ -215,8 +217,12 @@ def _bytes(tensor: "Tensor") -> Any:
     return tensor.reshape(-1).view(torch.uint8).numpy()
 
 
-def _fill(network: "nn.Module", tensors: Mapping[str, "Tensor"], path: Path, name: str) -> None:
-    wanted = network.state_dict()
+def _check_fits(spec: NetworkSpec, tensors: Mapping[str, "Tensor"], path: Path) -> None:
+    """Refuse weights of another network, before a network is made: no file takes more memory than its size."""
+    import torch
+
+    with torch.device("meta"):
+        wanted, name = build(spec).state_dict(), spec.name
     missing, unexpected = sorted(wanted.keys() - tensors), sorted(tensors.keys() - wanted)
     if missing or unexpected:
         raise WeightsError(
@@ -230,7 +236,6 @@ def _fill(network: "nn.Module", tensors: Mapping[str, "Tensor"], path: Path, nam
     ]
     if shapes:
         raise WeightsError(f"{path} does not fit the network {name}: it holds {_first(shapes)}", hint=_OTHER)
-    network.load_state_dict(tensors)
 
 
 def _listed(keys: list[str]) -> str:

@@ -1,6 +1,5 @@
 """A checkpoint of another program to a bundle: convert()."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -11,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from mambino.core.labels import Labels
+from mambino.core.machine import memory
 from mambino.core.plan import Config, NetworkSpec
 from mambino.core.provenance import Provenance, versions
-from mambino.core.records import record
+from mambino.core.records import from_json, record
 from mambino.errors import OptionError, WeightsError
 from mambino.models import build, describe
 from mambino.weights.bundle import Bundle, digest, save
@@ -99,6 +99,7 @@ def convert(file: Path, output: Path, *, model: str | None = None, entry: str | 
         hints = _hints(plan, state)
     ours, _ = translated(state, source)
     found = infer(source.model, {name: tuple(x.shape) for name, x in ours.items()}, hints)
+    _check_room(found.spec, path)
     network = build(found.spec)
     dropped = load_state(network, state, source)
     spec, network, said = _with_background(found.spec, network, plan, path)
@@ -127,6 +128,17 @@ def convert(file: Path, output: Path, *, model: str | None = None, entry: str | 
     )
 
 
+def _check_room(spec: NetworkSpec, path: Path) -> None:
+    """Refuse a network that there is no memory for: a file of a few bytes may describe tensors of any size."""
+    with torch.device("meta"):
+        size = sum(x.numel() * x.element_size() for x in build(spec).state_dict().values()) / 2**30
+    if 2 * size > memory():
+        raise WeightsError(
+            f"{path} describes a network of {size:.1f} GiB, this machine has {memory():.1f} GiB to spare",
+            hint="convert it on a machine with more memory",
+        )
+
+
 def _file(given: Path) -> Path:
     """Return the checkpoint of a folder that nnU-Net has trained into; a file as it is."""
     if not given.is_dir():
@@ -149,7 +161,7 @@ def _with_plan_beside(beside: dict[str, Any], path: Path) -> dict[str, Any]:
     if (isinstance(arguments, dict) and "plans" in arguments) or not all(map(Path.is_file, files)):
         return beside
     try:
-        plans, description = (json.loads(file.read_text(encoding="utf-8")) for file in files)
+        plans, description = (from_json(file.read_text(encoding="utf-8")) for file in files)
     except (OSError, ValueError) as error:
         raise WeightsError(f"the plan beside {path} cannot be read: {error}") from None
     named = folder.name.rpartition("__")[2]

@@ -16,7 +16,9 @@ import numpy as np
 import torch
 from torch import _utils
 
-from mambino.errors import WeightsError
+from mambino.core.archives import check_archive
+from mambino.core.machine import memory
+from mambino.errors import FileFormatError, WeightsError
 
 _NUMBERS = frozenset(("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"))
 """Kinds of numpy numbers."""
@@ -113,6 +115,15 @@ def _bytes(text: Any, encoding: Any = "") -> bytes:
     return text.encode("latin1")
 
 
+def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> torch.Tensor:
+    """Return a tensor that lies inside what is stored for it; torch would take memory for one that does not."""
+    stored = storage._untyped_storage.nbytes() // storage._element_size()
+    last = offset + sum((side - 1) * step for side, step in zip(size, stride, strict=True))
+    if 0 not in size and not (min((offset, *size, *stride)) >= 0 and last < stored):
+        raise ValueError(f"a tensor of {tuple(size)} does not lie in the {stored} numbers that are stored for it")
+    return _utils._rebuild_tensor(storage, offset, size, stride)  # type: ignore[no-any-return,no-untyped-call]
+
+
 def _class(name: str) -> type[Blank]:
     kind: Any = _Blanks(name, (Blank,), {"__slots__": ()})
     return kind  # type: ignore[no-any-return]
@@ -128,8 +139,8 @@ def _blanked(name: str) -> Callable[..., Any]:
 
 _SCALAR, _RECONSTRUCT = _Function(_number), _Function(_blanked("numpy array"))
 _CALLS: dict[str, Any] = {
-    "torch._utils._rebuild_tensor": _Function(_utils._rebuild_tensor),
-    "torch._utils._rebuild_tensor_v2": _Function(_utils._rebuild_tensor_v2),
+    "torch._utils._rebuild_tensor": _Function(_tensor),
+    "torch._utils._rebuild_tensor_v2": _Function(_tensor),
     "torch._utils._rebuild_parameter": _Function(_utils._rebuild_parameter),
     "torch.device": _Function(_blanked("torch.device")),
     "torch.Size": _Function(tuple),
@@ -164,6 +175,13 @@ _MODULE = SimpleNamespace(Unpickler=Unpickler, load=_load, __name__="mambino.wei
 """What torch asks for in place of the module pickle."""
 
 
+def _check_archive(path: Path) -> None:
+    try:
+        check_archive(path, int(memory() * 2**30), "convert it on a machine with more memory")
+    except FileFormatError as error:
+        raise WeightsError(str(error), error.hint) from None
+
+
 def read_pickle(path: Path) -> Any:
     """Read a file that torch has saved, in its zip format or the older one; on the processor.
 
@@ -171,8 +189,10 @@ def read_pickle(path: Path) -> Any:
         WeightsError: it is none, is cut short, or asks for a call.
     """
     with path.open("rb") as file:
-        tar = file.read(512)[257:262] == b"ustar"
-    if tar:
+        start = file.read(512)
+    if start.startswith(b"PK"):
+        _check_archive(path)
+    if start[257:262] == b"ustar":
         raise WeightsError(
             f"{path} is a tar archive, as very old versions of torch wrote them",
             hint="load and save it again with the torch of its time",

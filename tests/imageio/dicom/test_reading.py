@@ -10,6 +10,7 @@ import pytest
 import SimpleITK as Itk
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLSLossless, RLELossless
 
+from mambino.core import archives
 from mambino.errors import DataError, FileFormatError
 from mambino.imageio import dicom, read_image
 from mambino.imageio.dicom import sources
@@ -225,10 +226,10 @@ def test_zips_that_unpack_without_end_are_refused(tmp_path, monkeypatch):
         archive.writestr("a.dcm", bytes(2**25))
     with pytest.raises(FileFormatError, match=r"unpacks to \d+ times its size, at most 200 times is unpacked"):
         read_image(path)
-    monkeypatch.setattr(sources, "MOST_BYTES", 1000)
+    monkeypatch.setattr(archives, "MOST_BYTES", 1000)
     with pytest.raises(FileFormatError, match="unpacks to 33554432 bytes, more than the 1000 there is room for"):
         read_image(path)
-    monkeypatch.setattr(sources, "MOST_FILES", 0)
+    monkeypatch.setattr(archives, "MOST_FILES", 0)
     with pytest.raises(FileFormatError, match="holds 1 files, at most 0 are unpacked"):
         read_image(path)
 

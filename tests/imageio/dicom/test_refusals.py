@@ -6,8 +6,8 @@ import pytest
 from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGLSLossless
 
 from mambino.errors import DataError, FileFormatError
-from mambino.imageio import dicom, read_image
-from mambino.imageio.dicom import headers, pixels
+from mambino.imageio import dicom, limits, read_image
+from mambino.imageio.dicom import headers
 from tests.imageio.dicom.series import PLANTED, cosines, values, write_series
 
 SHAPE = (6, 7, 6)
@@ -191,7 +191,7 @@ def test_compressed_pixels_of_another_size(tmp_path, marker):
 
 def test_more_than_the_memory(tmp_path, monkeypatch):
     write_series(tmp_path, values(SHAPE))
-    monkeypatch.setattr(pixels, "memory", lambda: 1e-9)
+    monkeypatch.setattr(limits, "memory", lambda: 1e-9)
     refused(tmp_path, r"series 1\.2\.3\.9 \(CT\) needs 0\.0 GiB, this machine has 0\.0 GiB to spare")
 
 

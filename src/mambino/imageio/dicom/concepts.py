@@ -93,11 +93,11 @@ def _read(path: Path) -> Codes:
     try:
         text = path.read_text(encoding="utf-8")
         if path.suffix.lower() == ".toml":
-            text = json.dumps(tomllib.loads(text))
+            text = json.dumps(tomllib.loads(text), default=str)
     except OSError as error:
         raise FileFormatError(
             f"{path} cannot be read: {error.strerror}", "check the path and its permissions"
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FileFormatError(f"{path} is not valid TOML: {error}", hint) from None
     return parse(Codes, text, str(path), hint)

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mambino.core.machine import memory
-from mambino.errors import DataError, FileFormatError, need
+from mambino.errors import FileFormatError, need
 from mambino.imageio.dicom.codestreams import stated_size
 from mambino.imageio.dicom.headers import Frame, Series, quietly
+from mambino.imageio.limits import check_room
 
 _PLAIN = {
     "",
@@ -42,7 +42,7 @@ def voxels(series: Series, frames: tuple[Frame, ...]) -> NDArray[np.generic]:
         DataError: the volume is larger than the memory.
     """
     dtype = _type(frames)
-    _check_memory(series, frames, dtype)
+    check_room(series, len(frames) * frames[0].shape[0] * frames[0].shape[1] * (dtype.itemsize + 1))
     array = np.empty((len(frames), *frames[0].shape), dtype)
     padded = np.zeros(array.shape, bool) if any(frame.padding for frame in frames) else None
     for slices, values in _decoded(series, frames):
@@ -65,15 +65,6 @@ def _type(frames: tuple[Frame, ...]) -> np.dtype[Any]:
     high = max(frame.intercept + 2 ** (frame.stored[0] - frame.stored[1]) - 1 for frame in frames)
     fitting = (kind for kind in _INTEGERS if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max)
     return np.dtype(next(fitting, np.float64))
-
-
-def _check_memory(series: Series, frames: tuple[Frame, ...], dtype: np.dtype[Any]) -> None:
-    size = len(frames) * frames[0].shape[0] * frames[0].shape[1] * (dtype.itemsize + 1) / 2**30
-    if size > memory():
-        raise DataError(
-            f"{series} needs {size:.1f} GiB, this machine has {memory():.1f} GiB to spare",
-            "read it on a machine with more memory",
-        )
 
 
 def _decoded(series: Series, frames: tuple[Frame, ...]) -> Iterator[tuple[list[tuple[int, Frame]], NDArray[Any]]]:

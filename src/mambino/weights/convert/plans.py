@@ -33,7 +33,7 @@ def understood(path: Path) -> Iterator[None]:
         yield
     except Error:
         raise
-    except (TypeError, ValueError, LookupError, AttributeError) as error:
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
         raise WeightsError(
             f"the plan of {path} is not as nnU-Net writes it: {error}", hint="compare it with the plans.json it is from"
         ) from None
