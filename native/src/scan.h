@@ -25,9 +25,10 @@ constexpr int FORWARD_STATES = 8;
 
 constexpr int MOST_PARTS = 4;
 
-// How many states of a channel stand in one vector: as many as there are lanes for, and none without its lane.
+// How many states of a channel stand in one vector: as many as there are lanes for, and none without its lane. Constant
+// couplings are rare, and do without.
 template <class T> MAMBINO_INLINE int parts(const mambino_scan &s) {
-    int count = MOST_PARTS;
+    int count = s.constant_B || s.constant_C ? 1 : MOST_PARTS;
     while (count > 1 && (s.channels / s.groups * count > Lanes<T>::count || s.states % count)) count /= 2;
     return count;
 }
@@ -101,6 +102,7 @@ template <class T> struct Tile {
 template <class T> struct Steps {
     int64_t token[CHUNK];
     const T *B[CHUNK], *C[CHUNK];
+    T *into_B[CHUNK], *into_C[CHUNK];  // rows of their gradients, where channels stand in parts
     int count = 0;
 
     void seek(const mambino_scan &s, int64_t first) {
@@ -128,8 +130,8 @@ template <class T, int P> void read_parameters(const mambino_scan &s, const Layo
     for (int64_t n = 0; n < at.states; n++) {
         const int64_t from = c * s.states + n * P;
         v[at.rates + n] = gathered<T, P>((const T *)s.A + from, s.states, b.width) * T(LOG2E);
-        if (s.constant_B) v[at.B + n] = gathered<T, P>((const T *)s.B.data + from, s.states, b.width);
-        if (s.constant_C) v[at.C + n] = gathered<T, P>((const T *)s.C.data + from, s.states, b.width);
+        if (s.constant_B) v[at.B + n] = gathered((const T *)s.B.data + from, s.states, b.width);
+        if (s.constant_C) v[at.C + n] = gathered((const T *)s.C.data + from, s.states, b.width);
     }
 }
 
@@ -241,19 +243,19 @@ void advance(Tile<T> &tile, const Steps<T> &steps, int64_t first, const Own<T> &
 }
 
 // Spread shared rows over the channels: what a scan with one constant coupling does with the other one.
-template <class T, int P> const Vec<T> *spread(const T *const *rows, int count, int64_t states, Vec<T> *to) {
+template <class T> const Vec<T> *spread(const T *const *rows, int count, int64_t states, Vec<T> *to) {
     for (int t = 0; t < count; t++)
-        for (int64_t n = 0; n < states; n++) to[t * states + n] = repeated<T, P>(rows[t] + n * P);
+        for (int64_t n = 0; n < states; n++) to[t * states + n] = splat(rows[t][n]);
     return to;
 }
 
-template <class T, int P> Own<T> own_couplings(const mambino_scan &s, const Steps<T> &steps, const Layout<T> &at, Vec<T> *v) {
+template <class T> Own<T> own_couplings(const mambino_scan &s, const Steps<T> &steps, const Layout<T> &at, Vec<T> *v) {
     Own<T> own;
     if (!s.constant_B && !s.constant_C) return own;
-    own.B = s.constant_B ? v + at.B : spread<T, P>(steps.B, steps.count, at.states, v + at.spread);
-    own.C = s.constant_C ? v + at.C : spread<T, P>(steps.C, steps.count, at.states, v + at.spread);
-    own.step_B = s.constant_B ? 0 : at.states;
-    own.step_C = s.constant_C ? 0 : at.states;
+    own.B = s.constant_B ? v + at.B : spread(steps.B, steps.count, s.states, v + at.spread);
+    own.C = s.constant_C ? v + at.C : spread(steps.C, steps.count, s.states, v + at.spread);
+    own.step_B = s.constant_B ? 0 : s.states;
+    own.step_C = s.constant_C ? 0 : s.states;
     return own;
 }
 
@@ -266,7 +268,7 @@ MAMBINO_INLINE int64_t advance_while(Tile<T> &tile, const Steps<T> &steps, const
 
 // All states through a chunk, as many at a time as there are registers for.
 template <class T, int P, bool SAFE> void advance_all(const mambino_scan &s, Tile<T> &tile, const Steps<T> &steps, const Layout<T> &at, Vec<T> *v) {
-    const Own<T> own = own_couplings<T, P>(s, steps, at, v);
+    const Own<T> own = P > 1 ? Own<T>{} : own_couplings(s, steps, at, v);
     int64_t n = 0;
     if (own.B) {
         n = advance_while<T, 1, 4, true, SAFE>(tile, steps, own, at, v, n);

@@ -25,7 +25,30 @@ template <class T> struct Trace {
 template <class T> struct Sums {
     Vec<T> *B, *C;
     int64_t step_B, step_C;
+    bool add;  // to what is in the rows of `Steps`
 };
+
+// Add up over the channels what NB vectors of states in P parts give to B and C, and write both rows.
+template <class T, int P, int NB> MAMBINO_INLINE void write_sums(T *B, T *C, const Vec<T> *into_B, const Vec<T> *into_C, bool add) {
+    constexpr int rows = Lanes<T>::count / P, count = NB * P;
+    T sums[2 * count];
+    if constexpr (NB % rows == 0) {
+#pragma GCC unroll 4
+        for (int n = 0; n < NB; n += rows) {
+            store(sums + n * P, row_sums<T, rows>(into_B + n));
+            store(sums + count + n * P, row_sums<T, rows>(into_C + n));
+        }
+    } else {
+        static_assert(2 * NB <= rows, "both fit into one vector");
+        Vec<T> all[rows] = {};
+        for (int n = 0; n < NB; n++) all[n] = into_B[n], all[NB + n] = into_C[n];
+        const Vec<T> both = row_sums<T, rows>(all);
+        memcpy(sums, &both, sizeof sums);
+    }
+    for (int i = 0; add && i < count; i++) sums[i] += B[i], sums[count + i] += C[i];
+    memcpy(B, sums, count * sizeof(T));
+    memcpy(C, sums + count, count * sizeof(T));
+}
 
 // Run NB vectors of states through a chunk again, and the gradients back through them. FRESH: nothing was added to the sums yet.
 template <class T, int P, int NB, bool OWN, bool SAFE, bool GATE, bool FRESH>
@@ -59,14 +82,19 @@ void retreat(TileBack<T> &tile, const Steps<T> &steps, int64_t first, const Own<
         const Vec<T> *own_B = OWN ? own.B + t * own.step_B + first : nullptr;
         const Vec<T> *own_C = OWN ? own.C + t * own.step_C + first : nullptr;
         Vec<T> *const sum_B = sums.B + t * sums.step_B + first, *const sum_C = sums.C + t * sums.step_C + first;
+        Vec<T> all_B[NB], all_C[NB];
         Vec<T> into_input = tile.into_input[t], into_step = tile.into_step[t];
 #pragma GCC unroll 16
         for (int n = 0; n < NB; n++) {
             const Vec<T> b = coupling<T, P, OWN>(B, own_B, n), kept = trace.kept[t * NB + n];
             const Vec<T> g = back[n] + coupling<T, P, OWN>(C, own_C, n) * grad;
             const Vec<T> into_C = grad * (kept + input * b), into_B = g * input;
-            sum_C[n] = FRESH ? into_C : sum_C[n] + into_C;
-            sum_B[n] = FRESH ? into_B : sum_B[n] + into_B;
+            if constexpr (P > 1) {
+                all_B[n] = into_B, all_C[n] = into_C;
+            } else {
+                sum_C[n] = FRESH ? into_C : sum_C[n] + into_C;
+                sum_B[n] = FRESH ? into_B : sum_B[n] + into_B;
+            }
             into_input += g * b;
             const Vec<T> q = g * kept;
             rate_grad[n] += step * q;
@@ -75,6 +103,7 @@ void retreat(TileBack<T> &tile, const Steps<T> &steps, int64_t first, const Own<
         }
         tile.into_input[t] = into_input;
         tile.into_step[t] = into_step;
+        if constexpr (P > 1) write_sums<T, P, NB>(steps.into_B[t] + first * P, steps.into_C[t] + first * P, all_B, all_C, sums.add);
     }
 #pragma GCC unroll 16
     for (int n = 0; n < NB; n++) carry[n] = back[n], dA[n] = rate_grad[n];
@@ -92,13 +121,13 @@ MAMBINO_INLINE int64_t retreat_while(TileBack<T> &tile, const Steps<T> &steps, c
 template <class T, int P, bool SAFE, bool GATE, bool FRESH>
 void retreat_all(const mambino_scan &s, TileBack<T> &tile, const Steps<T> &steps, const Layout<T> &at, Vec<T> *v, Vec<T> *of_tokens,
                  int64_t stride, Trace<T> &trace) {
-    const Own<T> own = own_couplings<T, P>(s, steps, at, v);
-    const Sums<T> sums = {s.constant_B ? v + at.dB : of_tokens, s.constant_C ? v + at.dC : of_tokens + at.states,
-                          s.constant_B ? 0 : stride, s.constant_C ? 0 : stride};
+    const Own<T> own = P > 1 ? Own<T>{} : own_couplings(s, steps, at, v);
+    const Sums<T> sums = {s.constant_B ? v + at.dB : of_tokens, s.constant_C ? v + at.dC : of_tokens + s.states,
+                          s.constant_B ? 0 : stride, s.constant_C ? 0 : stride, s.accumulate != 0};
     int64_t n = 0;
-    if constexpr (!FRESH) {  // a coupling of the channels' own adds to sums that all steps share
+    if constexpr (P == 1 && !FRESH) {  // a coupling of the channels' own adds to sums that all steps share
         if (own.B) {
-            retreat_while<T, 1, 1, true, SAFE, GATE, false>(tile, steps, own, sums, at, v, trace, n);
+            retreat_while<T, P, 1, true, SAFE, GATE, false>(tile, steps, own, sums, at, v, trace, n);
             return;
         }
     }
@@ -107,8 +136,9 @@ void retreat_all(const mambino_scan &s, TileBack<T> &tile, const Steps<T> &steps
     retreat_while<T, P, 1, false, SAFE, GATE, FRESH>(tile, steps, own, sums, at, v, trace, n);
 }
 
-// What of each token is summed over channels, in vectors: B, C and what the step size is made of.
-template <class T> MAMBINO_INLINE int64_t sum_vectors(const mambino_scan &s) { return (2 * s.states / parts<T>(s) + s.rank) | 1; }
+// What of each token is summed over channels, in vectors: B, C and what the step size is made of. Channels in parts have
+// written the first two by then.
+template <class T> MAMBINO_INLINE int64_t sum_vectors(const mambino_scan &s) { return parts<T>(s) > 1 ? s.rank : (2 * s.states + s.rank) | 1; }
 
 // The same in numbers: one for each part of a channel.
 template <class T> int64_t sum_width(const mambino_scan &s) { return sum_vectors<T>(s) * parts<T>(s); }
@@ -164,7 +194,7 @@ void finish_back(const TileBack<T> &tile, const Task &task, const Steps<T> &step
         if (!s.rank) put<T, P>(g.delta, task.batch, token, b, into_step, s.accumulate);
         const T *from = row<T>(s.delta, task.batch, token);
         for (int64_t r = 0; r < s.rank; r++) {
-            Vec<T> &sum = sums[t * stride + 2 * at.states + r];
+            Vec<T> &sum = sums[t * stride + (P > 1 ? 0 : 2 * s.states) + r];
             sum = fresh ? into_step * v[at.W + r] : sum + into_step * v[at.W + r];
             v[at.dW + r] += into_step * from[r];
         }
@@ -225,15 +255,13 @@ void sum_tokens(const Task &task, int64_t group, void *const *tasks, int count, 
     const int64_t stride = sum_width<T>(s), n = s.states, apart = parts<T>(s), origin = task.alone ? begin : 0;
     for (int64_t t = begin; t < end; t++) {
         const int64_t token = s.order ? s.order[t] : t, at = (t - origin) * stride;
-        T *const B = row<T>(g.B, task.batch, token) + group * g.B.group;
-        T *const C = row<T>(g.C, task.batch, token) + group * g.C.group;
-        if (!s.constant_B) sum_row<T>(B, tasks, count, at, n, s.accumulate);
-        if (!s.constant_C) sum_row<T>(C, tasks, count, at + n, n, s.accumulate);
+        if (apart == 1 && !s.constant_B) sum_row<T>(row<T>(g.B, task.batch, token) + group * g.B.group, tasks, count, at, n, s.accumulate);
+        if (apart == 1 && !s.constant_C) sum_row<T>(row<T>(g.C, task.batch, token) + group * g.C.group, tasks, count, at + n, n, s.accumulate);
         // Every group has a share in what the step size is made of; they come one after the other.
         T *const delta = s.rank ? row<T>(g.delta, task.batch, token) : nullptr;
         const int64_t run = apart == 1 ? s.rank : 1;
         for (int64_t r = 0; r < s.rank; r += run)
-            sum_row<T>(delta + r, tasks, count, at + 2 * n + r * apart, run, s.accumulate || group > 0);
+            sum_row<T>(delta + r, tasks, count, at + (apart == 1 ? 2 * n : 0) + r * apart, run, s.accumulate || group > 0);
     }
 }
 
@@ -250,7 +278,7 @@ template <class T, int P> void backward_in_parts(const Task &task) {
         read_state<T, P>(s, task.gradients->last, task.batch, block_at<T>(s, i), of(i) + at.carry);
     }
     const int64_t group = block_at<T>(s, task.first).group, stride = sum_vectors<T>(s), chunks = (s.length + CHUNK - 1) / CHUNK;
-    const bool summed = s.rank || !s.constant_B || !s.constant_C;
+    const bool summed = stride && (s.rank || !s.constant_B || !s.constant_C);
     // Where both couplings are shared, the first block of a chunk writes what the others add to.
     const bool fresh = !s.constant_B && !s.constant_C;
     memset(sums, 0, sums_count<T>(s) * sizeof(Vec<T>));
@@ -262,6 +290,10 @@ template <class T, int P> void backward_in_parts(const Task &task) {
         next.count = 0;
         if (chunk) next.seek(s, (chunk - 1) * CHUNK);
         steps.aim(s, task.batch, group);
+        for (int t = 0; P > 1 && t < steps.count; t++) {
+            steps.into_B[t] = row<T>(task.gradients->B, task.batch, steps.token[t]) + group * task.gradients->B.group;
+            steps.into_C[t] = row<T>(task.gradients->C, task.batch, steps.token[t]) + group * task.gradients->C.group;
+        }
         if (summed && !fresh) memset(sums, 0, sums_count<T>(s) * sizeof(Vec<T>));
         for (int64_t i = task.first; i < task.last; i++) {
             const Block b = block_at<T>(s, i);
