@@ -98,16 +98,24 @@ template <class T> struct Tile {
     T steepest;                                    // the largest |step|, where exponents have an end
 };
 
-// The tokens of one chunk, and the rows of B and C of one group.
+// Rows of the tokens of one chunk, and of B and C of one group. `out` is y, or backwards the gradient of u.
 template <class T> struct Steps {
     int64_t token[CHUNK];
+    T *u[CHUNK], *delta[CHUNK], *z[CHUNK], *out[CHUNK];
     const T *B[CHUNK], *C[CHUNK];
-    T *into_B[CHUNK], *into_C[CHUNK];  // rows of their gradients, where channels stand in parts
     int count = 0;
 
-    void seek(const mambino_scan &s, int64_t first) {
+    void find(T **rows, const mambino_rows &in, int64_t batch) const {
+        for (int t = 0; in.data && t < count; t++) rows[t] = row<T>(in, batch, token[t]);
+    }
+
+    void seek(const mambino_scan &s, const mambino_rows &to, int64_t batch, int64_t first) {
         count = s.length - first < CHUNK ? int(s.length - first) : CHUNK;
         for (int t = 0; t < count; t++) token[t] = s.order ? s.order[first + t] : first + t;
+        find(u, s.u, batch);
+        find(delta, s.delta, batch);
+        find(z, s.z, batch);
+        find(out, to, batch);
     }
 
     void aim(const mambino_scan &s, int64_t batch, int64_t group) {
@@ -159,31 +167,29 @@ MAMBINO_INLINE Vec<T> raw_step(const mambino_scan &s, const T *from, const Block
     return raw;
 }
 
-// Rows lie far apart, so no processor guesses the next one. WRITE: what will be written.
-template <class T, int WRITE = 0>
-MAMBINO_INLINE void prefetch(const mambino_rows &rows, int64_t batch, int64_t token, int64_t channel) {
-    __builtin_prefetch(row<T>(rows, batch, token) + channel, WRITE);
-}
+// Rows lie far apart, so no processor guesses the next one, which is read or (WRITE) written soon.
+template <int WRITE = 0> MAMBINO_INLINE void prefetch(const void *at) { __builtin_prefetch(at, WRITE); }
 
 template <class T, int P>
-void fill(Tile<T> &tile, const mambino_scan &s, const mambino_rows &out, const Steps<T> &steps, const Steps<T> &next,
-          int64_t batch, const Block &b, const Vec<T> *v, int64_t W, Vec<T> *slope = nullptr) {
+void fill(Tile<T> &tile, const mambino_scan &s, const Steps<T> &steps, const Steps<T> &next, const Block &b, const Vec<T> *v,
+          int64_t W, Vec<T> *slope = nullptr) {
     Vec<T> most = {};
+    const int64_t channel = b.channel, own = s.rank ? 0 : channel;
+    const bool gate = s.z.data, smooth = s.softplus;
     for (int t = 0; t < steps.count; t++) {
-        const int64_t token = steps.token[t];
         if (t < next.count) {
-            prefetch<T>(s.u, batch, next.token[t], b.channel);
-            prefetch<T>(s.delta, batch, next.token[t], s.rank ? 0 : b.channel);
-            prefetch<T, 1>(out, batch, next.token[t], b.channel);
-            if (s.z.data) prefetch<T>(s.z, batch, next.token[t], b.channel);
+            prefetch(next.u[t] + channel);
+            prefetch(next.delta[t] + own);
+            prefetch<1>(next.out[t] + channel);
+            if (gate) prefetch(next.z[t] + channel);
         }
-        const Vec<T> u = load_wide<T, P>(row<T>(s.u, batch, token) + b.channel, b.width);
-        Vec<T> step = raw_step<T, P>(s, row<T>(s.delta, batch, token), b, v, W);
+        const Vec<T> u = load_wide<T, P>(steps.u[t] + channel, b.width);
+        Vec<T> step = raw_step<T, P>(s, steps.delta[t], b, v, W);
         if (slope) {
-            const Sloped<T> both = s.softplus ? softplus_sloped<T>(step) : Sloped<T>{step, splat<T>(1)};
+            const Sloped<T> both = smooth ? softplus_sloped<T>(step) : Sloped<T>{step, splat<T>(1)};
             step = both.value;
             slope[t] = both.slope;
-        } else if (s.softplus) {
+        } else if (smooth) {
             step = softplus<T>(step);
         }
         if constexpr (!NATIVE_SCALE) most = larger<T>(most, magnitude<T>(step));
@@ -281,15 +287,16 @@ template <class T, int P, bool SAFE> void advance_all(const mambino_scan &s, Til
 }
 
 template <class T, int P>
-void finish(const Tile<T> &tile, const mambino_scan &s, const Steps<T> &steps, int64_t batch, const Block &b) {
+void finish(const Tile<T> &tile, const mambino_scan &s, const Steps<T> &steps, const Block &b) {
+    const bool gate = s.z.data, add = s.accumulate;
     for (int t = 0; t < steps.count; t++) {
         Vec<T> out = narrowed<T, P>(joined<T, P>(tile.out[t]));
-        if (s.z.data) {
-            const Vec<T> z = load_some(row<T>(s.z, batch, steps.token[t]) + b.channel, b.width);
+        if (gate) {
+            const Vec<T> z = load_some(steps.z[t] + b.channel, b.width);
             out *= z * sigmoid<T>(z);
         }
-        T *to = row<T>(s.y, batch, steps.token[t]) + b.channel;
-        if (s.accumulate) out += load_some(to, b.width);
+        T *to = steps.out[t] + b.channel;
+        if (add) out += load_some(to, b.width);
         store_some(to, out, b.width);
     }
 }
@@ -316,24 +323,25 @@ template <class T, int P> void forward_in_parts(const Task &task) {
         read_state<T, P>(s, s.state, task.batch, block_at<T>(s, i), of(i) + at.state);
     }
     Tile<T> tile;
-    Steps<T> steps, next;
-    next.seek(s, 0);
+    Steps<T> both[2], *now = both, *next = both + 1;
+    next->seek(s, s.y, task.batch, 0);
     for (int64_t first = 0; first < s.length; first += CHUNK) {
-        steps = next;
-        next.count = 0;
-        if (first + CHUNK < s.length) next.seek(s, first + CHUNK);
+        Steps<T> &steps = *next;
+        next = now, now = &steps;
+        next->count = 0;
+        if (first + CHUNK < s.length) next->seek(s, s.y, task.batch, first + CHUNK);
         int64_t group = -1;
         for (int64_t i = task.first; i < task.last; i++) {
             const Block b = block_at<T>(s, i);
             Vec<T> *const v = of(i);
             if (b.group != group) steps.aim(s, task.batch, group = b.group);
             if (s.saved) save_states<T, P>(s, task.batch, first / CHUNK, b, v + at.state);
-            fill<T, P>(tile, s, s.y, steps, next, task.batch, b, v, at.W);
+            fill<T, P>(tile, s, steps, *next, b, v, at.W);
             if (gentle(tile, at, v))
                 advance_all<T, P, false>(s, tile, steps, at, v);
             else
                 advance_all<T, P, !NATIVE_SCALE>(s, tile, steps, at, v);
-            finish<T, P>(tile, s, steps, task.batch, b);
+            finish<T, P>(tile, s, steps, b);
         }
     }
     for (int64_t i = task.first; s.last && i < task.last; i++)

@@ -21,11 +21,28 @@ template <class T> struct Trace {
     Vec<T> decay[CHUNK * BACKWARD_STATES], kept[CHUNK * BACKWARD_STATES];
 };
 
+// Rows of gradients too: of y, which comes in, and of what goes out. Those of B and C are needed where channels stand in parts.
+template <class T> struct StepsBack : Steps<T> {
+    T *outer[CHUNK], *into_delta[CHUNK], *into_z[CHUNK], *into_B[CHUNK], *into_C[CHUNK];
+
+    void seek_back(const mambino_scan &s, const mambino_scan_gradients &g, int64_t batch, int64_t first, int64_t group) {
+        this->seek(s, g.u, batch, first);
+        this->aim(s, batch, group);
+        this->find(outer, g.y, batch);
+        if (!s.rank) this->find(into_delta, g.delta, batch);
+        if (s.z.data) this->find(into_z, g.z, batch);
+        if (parts<T>(s) == 1) return;
+        this->find(into_B, g.B, batch);
+        this->find(into_C, g.C, batch);
+        for (int t = 0; t < this->count; t++) into_B[t] += group * g.B.group, into_C[t] += group * g.C.group;
+    }
+};
+
 // Where gradients of B and C are added up: one vector a state, and of each step where the coupling is shared.
 template <class T> struct Sums {
     Vec<T> *B, *C;
     int64_t step_B, step_C;
-    bool add;  // to what is in the rows of `Steps`
+    bool add;  // to what is in the rows of gradients
 };
 
 // Add up over the channels what NB vectors of states in P parts give to B and C, and write both rows.
@@ -52,7 +69,7 @@ template <class T, int P, int NB> MAMBINO_INLINE void write_sums(T *B, T *C, con
 
 // Run NB vectors of states through a chunk again, and the gradients back through them. FRESH: nothing was added to the sums yet.
 template <class T, int P, int NB, bool OWN, bool SAFE, bool GATE, bool FRESH>
-void retreat(TileBack<T> &tile, const Steps<T> &steps, int64_t first, const Own<T> &own, const Sums<T> &sums, const Vec<T> *rates,
+void retreat(TileBack<T> &tile, const StepsBack<T> &steps, int64_t first, const Own<T> &own, const Sums<T> &sums, const Vec<T> *rates,
              const Vec<T> *start, Vec<T> *carry, Vec<T> *dA, Trace<T> &trace) {
     Vec<T> state[NB];
 #pragma GCC unroll 16
@@ -110,7 +127,7 @@ void retreat(TileBack<T> &tile, const Steps<T> &steps, int64_t first, const Own<
 }
 
 template <class T, int P, int NB, bool OWN, bool SAFE, bool GATE, bool FRESH>
-MAMBINO_INLINE int64_t retreat_while(TileBack<T> &tile, const Steps<T> &steps, const Own<T> &own, const Sums<T> &sums,
+MAMBINO_INLINE int64_t retreat_while(TileBack<T> &tile, const StepsBack<T> &steps, const Own<T> &own, const Sums<T> &sums,
                                      const Layout<T> &at, Vec<T> *v, Trace<T> &trace, int64_t n) {
     for (; n + NB <= at.states; n += NB)
         retreat<T, P, NB, OWN, SAFE, GATE, FRESH>(tile, steps, n, own, sums, v + at.rates + n, v + at.state + n, v + at.carry + n,
@@ -119,7 +136,7 @@ MAMBINO_INLINE int64_t retreat_while(TileBack<T> &tile, const Steps<T> &steps, c
 }
 
 template <class T, int P, bool SAFE, bool GATE, bool FRESH>
-void retreat_all(const mambino_scan &s, TileBack<T> &tile, const Steps<T> &steps, const Layout<T> &at, Vec<T> *v, Vec<T> *of_tokens,
+void retreat_all(const mambino_scan &s, TileBack<T> &tile, const StepsBack<T> &steps, const Layout<T> &at, Vec<T> *v, Vec<T> *of_tokens,
                  int64_t stride, Trace<T> &trace) {
     const Own<T> own = P > 1 ? Own<T>{} : own_couplings(s, steps, at, v);
     const Sums<T> sums = {s.constant_B ? v + at.dB : of_tokens, s.constant_C ? v + at.dC : of_tokens + s.states,
@@ -144,22 +161,24 @@ template <class T> MAMBINO_INLINE int64_t sum_vectors(const mambino_scan &s) { r
 template <class T> int64_t sum_width(const mambino_scan &s) { return sum_vectors<T>(s) * parts<T>(s); }
 
 template <class T, int P>
-void fill_back(TileBack<T> &tile, const Task &task, const Steps<T> &steps, const Steps<T> &next, const Block &b, const Vec<T> *v,
+void fill_back(TileBack<T> &tile, const Task &task, const StepsBack<T> &steps, const StepsBack<T> &next, const Block &b, const Vec<T> *v,
                int64_t W) {
     const mambino_scan &s = *task.scan;
-    fill<T, P>(tile, s, task.gradients->u, steps, next, task.batch, b, v, W, tile.slope);
+    const int64_t channel = b.channel;
+    const bool gate = s.z.data, own = !s.rank;
+    fill<T, P>(tile, s, steps, next, b, v, W, tile.slope);
     for (int t = 0; t < steps.count; t++) {
-        const int64_t token = steps.token[t];
         if (t < next.count) {
-            prefetch<T>(task.gradients->y, task.batch, next.token[t], b.channel);
-            if (!s.rank) prefetch<T, 1>(task.gradients->delta, task.batch, next.token[t], b.channel);
-            if (s.z.data) prefetch<T, 1>(task.gradients->z, task.batch, next.token[t], b.channel);
+            prefetch(next.outer[t] + channel);
+            if (own) prefetch<1>(next.into_delta[t] + channel);
+            if (gate) prefetch<1>(next.into_z[t] + channel);
         }
-        tile.u[t] = load_wide<T, P>(row<T>(s.u, task.batch, token) + b.channel, b.width);
-        const Vec<T> outer = load_wide<T, P>(row<T>(task.gradients->y, task.batch, token) + b.channel, b.width);
-        tile.outer[t] = tile.grad[t] = outer;
-        if (s.z.data) {
-            tile.z[t] = load_wide<T, P>(row<T>(s.z, task.batch, token) + b.channel, b.width);
+        tile.u[t] = load_wide<T, P>(steps.u[t] + channel, b.width);
+        const Vec<T> outer = load_wide<T, P>(steps.outer[t] + channel, b.width);
+        tile.grad[t] = outer;
+        if (gate) {
+            tile.outer[t] = outer;
+            tile.z[t] = load_wide<T, P>(steps.z[t] + channel, b.width);
             tile.gate[t] = sigmoid<T>(tile.z[t]);
             tile.grad[t] = outer * (tile.z[t] * tile.gate[t]);
         }
@@ -167,38 +186,39 @@ void fill_back(TileBack<T> &tile, const Task &task, const Steps<T> &steps, const
     }
 }
 
-template <class T, int P> MAMBINO_INLINE void put(const mambino_rows &rows, int64_t batch, int64_t token, const Block &b, Vec<T> x, bool add) {
-    T *to = row<T>(rows, batch, token) + b.channel;
+template <class T, int P> MAMBINO_INLINE void put(T *row, const Block &b, Vec<T> x, bool add) {
+    T *to = row + b.channel;
     x = narrowed<T, P>(x);
     store_some(to, add ? x + load_some(to, b.width) : x, b.width);
 }
 
 // Write what a chunk of a block gives to its own tokens, and add up the rest.
 template <class T, int P>
-void finish_back(const TileBack<T> &tile, const Task &task, const Steps<T> &steps, const Block &b, const Layout<T> &at, Vec<T> *v,
+void finish_back(const TileBack<T> &tile, const Task &task, const StepsBack<T> &steps, const Block &b, const Layout<T> &at, Vec<T> *v,
                  Vec<T> *sums, int64_t stride, bool fresh) {
     const mambino_scan &s = *task.scan;
-    const mambino_scan_gradients &g = *task.gradients;
+    const bool gate = s.z.data, add = s.accumulate;
+    const int64_t rank = s.rank;
+    Vec<T> dD = v[at.dD], bias = v[at.dD + 1];
     for (int t = 0; t < steps.count; t++) {
-        const int64_t token = steps.token[t];
         const Vec<T> grad = tile.grad[t];
         const Vec<T> into_input = joined<T, P>(tile.into_input[t]);
         const Vec<T> into_step = (into_input * tile.u[t] + joined<T, P>(tile.into_step[t]) * T(LN2)) * tile.slope[t];
-        put<T, P>(g.u, task.batch, token, b, into_input * tile.step[t] + v[0] * grad, s.accumulate);
-        v[at.dD] += grad * tile.u[t];
-        v[at.dD + 1] += into_step;
-        if (s.z.data) {
+        put<T, P>(steps.out[t], b, into_input * tile.step[t] + v[0] * grad, add);
+        dD += grad * tile.u[t];
+        bias += into_step;
+        if (gate) {
             const Vec<T> slope = tile.gate[t] * (1 + tile.z[t] * (1 - tile.gate[t]));
-            put<T, P>(g.z, task.batch, token, b, tile.outer[t] * joined<T, P>(tile.out[t]) * slope, s.accumulate);
+            put<T, P>(steps.into_z[t], b, tile.outer[t] * joined<T, P>(tile.out[t]) * slope, add);
         }
-        if (!s.rank) put<T, P>(g.delta, task.batch, token, b, into_step, s.accumulate);
-        const T *from = row<T>(s.delta, task.batch, token);
-        for (int64_t r = 0; r < s.rank; r++) {
+        if (!rank) put<T, P>(steps.into_delta[t], b, into_step, add);
+        for (int64_t r = 0; r < rank; r++) {
             Vec<T> &sum = sums[t * stride + (P > 1 ? 0 : 2 * s.states) + r];
             sum = fresh ? into_step * v[at.W + r] : sum + into_step * v[at.W + r];
-            v[at.dW + r] += into_step * from[r];
+            v[at.dW + r] += into_step * steps.delta[t][r];
         }
     }
+    v[at.dD] = dD, v[at.dD + 1] = bias;
 }
 
 template <class T> size_t sums_count(const mambino_scan &s) {
@@ -224,7 +244,7 @@ template <class T, int P> void load_saved(const mambino_scan &s, int64_t batch, 
 }
 
 template <class T, int P, bool FRESH>
-void run_back(const Task &task, TileBack<T> &tile, const Steps<T> &steps, const Layout<T> &at, Vec<T> *v, Vec<T> *sums,
+void run_back(const Task &task, TileBack<T> &tile, const StepsBack<T> &steps, const Layout<T> &at, Vec<T> *v, Vec<T> *sums,
               int64_t stride, Trace<T> &trace) {
     const mambino_scan &s = *task.scan;
     constexpr bool SAFE = !NATIVE_SCALE;
@@ -283,23 +303,19 @@ template <class T, int P> void backward_in_parts(const Task &task) {
     const bool fresh = !s.constant_B && !s.constant_C;
     memset(sums, 0, sums_count<T>(s) * sizeof(Vec<T>));
     TileBack<T> tile;
-    Steps<T> steps, next;
-    next.seek(s, (chunks - 1) * CHUNK);
+    StepsBack<T> both[2], *now = both, *next = both + 1;
+    next->seek_back(s, *task.gradients, task.batch, (chunks - 1) * CHUNK, group);
     for (int64_t chunk = chunks - 1; chunk >= 0; chunk--) {
-        steps = next;
-        next.count = 0;
-        if (chunk) next.seek(s, (chunk - 1) * CHUNK);
-        steps.aim(s, task.batch, group);
-        for (int t = 0; P > 1 && t < steps.count; t++) {
-            steps.into_B[t] = row<T>(task.gradients->B, task.batch, steps.token[t]) + group * task.gradients->B.group;
-            steps.into_C[t] = row<T>(task.gradients->C, task.batch, steps.token[t]) + group * task.gradients->C.group;
-        }
+        StepsBack<T> &steps = *next;
+        next = now, now = &steps;
+        next->count = 0;
+        if (chunk) next->seek_back(s, *task.gradients, task.batch, (chunk - 1) * CHUNK, group);
         if (summed && !fresh) memset(sums, 0, sums_count<T>(s) * sizeof(Vec<T>));
         for (int64_t i = task.first; i < task.last; i++) {
             const Block b = block_at<T>(s, i);
             Vec<T> *const v = of(i);
             load_saved<T, P>(s, task.batch, chunk, b, v + at.state);
-            fill_back<T, P>(tile, task, steps, next, b, v, at.W);
+            fill_back<T, P>(tile, task, steps, *next, b, v, at.W);
             const bool first = fresh && i == task.first;
             first ? run_back<T, P, true>(task, tile, steps, at, v, sums, stride, trace)
                   : run_back<T, P, false>(task, tile, steps, at, v, sums, stride, trace);
