@@ -106,7 +106,9 @@ template <class T> struct Steps {
     int count = 0;
 
     void find(T **rows, const mambino_rows &in, int64_t batch) const {
-        for (int t = 0; in.data && t < count; t++) rows[t] = row<T>(in, batch, token[t]);
+        T *const base = row<T>(in, batch, 0);
+        const int64_t apart = in.token, all = in.data ? count : 0;
+        for (int64_t t = 0; t < all; t++) rows[t] = base + token[t] * apart;
     }
 
     void seek(const mambino_scan &s, const mambino_rows &to, int64_t batch, int64_t first) {
