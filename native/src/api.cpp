@@ -90,14 +90,15 @@ template <class Made> std::vector<Made> runs_of_blocks(int64_t batch, int64_t bl
     return made;
 }
 
-void forward(const mambino_scan &s, const Kernels &k, int threads) {
-    Task like{};
-    like.scan = &s;
-    std::vector<Task> tasks = runs_of_blocks(s.batch, k.blocks(s), threads, like);
-    share(tasks, threads, [&k](Task task) {
-        const Memory scratch = room(k.forward_scratch(*task.scan, task.last - task.first));
-        task.scratch = scratch.get();
-        k.forward(task);
+void forward(const mambino_scan *scans, int count, const Kernels &k, int threads) {
+    // A thread keeps its channels through all scans, so that they may add into the same y.
+    std::vector<Task> tasks = runs_of_blocks(scans->batch, k.blocks(*scans), threads, Task{});
+    share(tasks, threads, [&](Task task) {
+        for (task.scan = scans; task.scan < scans + count; task.scan++) {
+            const Memory scratch = room(k.forward_scratch(*task.scan, task.last - task.first));
+            task.scratch = scratch.get();
+            k.forward(task);
+        }
     });
 }
 
@@ -207,13 +208,23 @@ template <class Work> int guarded(const Work &work) {
 
 }  // namespace
 
-int mambino_scan_forward(const mambino_scan *scan, int bytes, int threads) {
+int mambino_scans_forward(const mambino_scan *scans, int count, int bytes, int threads) {
     return guarded([&] {
-        require(scan != nullptr, "scan is missing", 0);
+        require(scans != nullptr, "scan is missing", 0);
+        require(count >= 1, "scans must be at least 1", count);
         const Kernels &k = kernels_for(bytes);
-        check(*scan);
-        forward(*scan, k, threads < 1 ? 1 : threads);
+        for (const mambino_scan *one = scans; one < scans + count; one++) {
+            check(*one);
+            require(one->batch == scans->batch, "all scans must have one batch", one->batch);
+            require(one->channels == scans->channels, "all scans must have as many channels", one->channels);
+            require(one->groups == scans->groups, "all scans must have as many groups", one->groups);
+        }
+        forward(scans, count, k, threads < 1 ? 1 : threads);
     });
+}
+
+int mambino_scan_forward(const mambino_scan *scan, int bytes, int threads) {
+    return mambino_scans_forward(scan, 1, bytes, threads);
 }
 
 int mambino_scan_backward(const mambino_scan *scan, const mambino_scan_gradients *gradients, int bytes, int threads) {

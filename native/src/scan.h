@@ -160,13 +160,22 @@ template <class T> MAMBINO_INLINE T *saved_row(const mambino_scan &s, int64_t ba
     return (T *)s.saved + ((batch * chunks + chunk) * s.states + n) * s.channels;
 }
 
-// The step size before softplus.
-template <class T, int P>
-MAMBINO_INLINE Vec<T> raw_step(const mambino_scan &s, const T *from, const Block &b, const Vec<T> *v, int64_t W) {
-    if (!s.rank) return load_wide<T, P>(from + b.channel, b.width) + v[1];
-    Vec<T> raw = v[1];
-    for (int64_t r = 0; r < s.rank; r++) raw += from[r] * v[W + r];
-    return raw;
+// The step sizes before softplus of T tokens that follow each other, from those numbers of each that `from` points to.
+template <class T, int TOKENS>
+MAMBINO_INLINE void raw_steps(T *const *from, int64_t rank, const Vec<T> *W, const Vec<T> &bias, Vec<T> *to) {
+    Vec<T> raw[TOKENS];
+    for (int i = 0; i < TOKENS; i++) raw[i] = bias;
+    for (int64_t r = 0; r < rank; r++)
+        for (int i = 0; i < TOKENS; i++) raw[i] += from[i][r] * W[r];
+    for (int i = 0; i < TOKENS; i++) to[i] = raw[i];
+}
+
+// The step sizes of a chunk before softplus: some tokens at a time, so that their sums do not wait for each other.
+template <class T> void make_steps(Vec<T> *to, const Steps<T> &steps, int64_t rank, const Vec<T> *W, const Vec<T> &bias) {
+    constexpr int AT_ONCE = 8;
+    int t = 0;
+    for (; t + AT_ONCE <= steps.count; t += AT_ONCE) raw_steps<T, AT_ONCE>(steps.delta + t, rank, W, bias, to + t);
+    for (; t < steps.count; t++) raw_steps<T, 1>(steps.delta + t, rank, W, bias, to + t);
 }
 
 // Rows lie far apart, so no processor guesses the next one, which is read or (WRITE) written soon.
@@ -177,7 +186,8 @@ void fill(Tile<T> &tile, const mambino_scan &s, const Steps<T> &steps, const Ste
           int64_t W, Vec<T> *slope = nullptr) {
     Vec<T> most = {};
     const int64_t channel = b.channel, own = s.rank ? 0 : channel;
-    const bool gate = s.z.data, smooth = s.softplus;
+    const bool gate = s.z.data, smooth = s.softplus, made = s.rank;
+    if (s.rank) make_steps(tile.step, steps, s.rank, v + W, v[1]);
     for (int t = 0; t < steps.count; t++) {
         if (t < next.count) {
             prefetch(next.u[t] + channel);
@@ -186,7 +196,7 @@ void fill(Tile<T> &tile, const mambino_scan &s, const Steps<T> &steps, const Ste
             if (gate) prefetch(next.z[t] + channel);
         }
         const Vec<T> u = load_wide<T, P>(steps.u[t] + channel, b.width);
-        Vec<T> step = raw_step<T, P>(s, steps.delta[t], b, v, W);
+        Vec<T> step = made ? tile.step[t] : load_wide<T, P>(steps.delta[t] + channel, b.width) + v[1];
         if (slope) {
             const Sloped<T> both = smooth ? softplus_sloped<T>(step) : Sloped<T>{step, splat<T>(1)};
             step = both.value;

@@ -195,14 +195,24 @@ template <class T, bool SAFE> MAMBINO_INLINE Vec<T> exp2_of(Vec<T> a, Vec<T> b) 
 
 template <class T> MAMBINO_INLINE Vec<T> exp_of(Vec<T> x) { return exp2_of<T, true>(x, splat<T>(T(LOG2E))); }
 
-// log(1 + x) for 0 <= x <= 1, by the series of the inverse hyperbolic tangent.
+// log(1 + x) for 0 <= x <= 1: in float x times a polynomial through Chebyshev's nodes (1.6e-7 of the result at most, and
+// no division, which takes as long as all of it), in double the series of the inverse hyperbolic tangent.
 template <class T> MAMBINO_INLINE Vec<T> log1p_of(Vec<T> x) {
-    constexpr int terms = sizeof(T) == 4 ? 7 : 17;
-    const Vec<T> s = x / (x + 2), square = s * s;
-    Vec<T> sum = splat<T>(T(1) / (2 * terms - 1));
+    if constexpr (sizeof(T) == 4) {
+        constexpr T parts[] = {T(0.0051261018961668015), T(-0.029074065387248993), T(0.0775160863995552),  T(-0.13602247834205627),
+                               T(0.19076880812644958),   T(-0.2483539879322052),   T(0.3331812024116516), T(-0.4999944567680359), T(1)};
+        Vec<T> sum = splat<T>(parts[0]);
+#pragma GCC unroll 8
+        for (int i = 1; i < 9; i++) sum = sum * x + parts[i];
+        return sum * x;
+    } else {
+        constexpr int terms = 17;
+        const Vec<T> s = x / (x + 2), square = s * s;
+        Vec<T> sum = splat<T>(T(1) / (2 * terms - 1));
 #pragma GCC unroll 20
-    for (int i = terms - 2; i >= 0; i--) sum = sum * square + T(1) / (2 * i + 1);
-    return 2 * s * sum;
+        for (int i = terms - 2; i >= 0; i--) sum = sum * square + T(1) / (2 * i + 1);
+        return 2 * s * sum;
+    }
 }
 
 template <class T> MAMBINO_INLINE Vec<T> softplus(Vec<T> x) {

@@ -128,6 +128,8 @@ typedef struct {
 MAMBINO_API int mambino_layer_norm_forward(const mambino_layer_norm *norm, int bytes, int threads);
 MAMBINO_API int mambino_grid_conv_forward(const mambino_grid_conv *conv, int bytes, int threads);
 MAMBINO_API int mambino_scan_forward(const mambino_scan *scan, int bytes, int threads);
+/* Several scans of one batch, channels and groups, one after the other; they may add into the same y. */
+MAMBINO_API int mambino_scans_forward(const mambino_scan *scans, int count, int bytes, int threads);
 MAMBINO_API int mambino_scan_backward(const mambino_scan *scan, const mambino_scan_gradients *gradients, int bytes,
                                       int threads);
 MAMBINO_API int mambino_conv_forward(const mambino_conv *conv, int bytes, int threads);

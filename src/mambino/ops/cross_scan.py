@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mambino.errors import ShapeError
 from mambino.ops.selective_scan import native
-from mambino.ops.selective_scan.inputs import Inputs
+from mambino.ops.selective_scan.inputs import Inputs, rowwise
 from mambino.ops.selective_scan.operator import form_of, form_to_run, refuse_second, refuse_vmap, saved_shape
 
 _library = torch.library.Library("mambino", "FRAGMENT")  # type: ignore[no-untyped-call]
@@ -71,17 +71,23 @@ def _parts(coefficients: Tensor, A: Tensor, W: Tensor, k: int) -> tuple[Tensor, 
 def _forward(*arguments: Any) -> tuple[Tensor, Tensor]:
     *given, keep = arguments
     u, count = given[0], given[-1].shape[0]
-    each = [_path(given, k) for k in range(count)]
     form = form_to_run(u.device.type)
     if form is native:
-        y = torch.empty_like(u, memory_format=torch.contiguous_format)
-        saved = u.new_empty((count, *saved_shape(each[0])) if keep else (count, 0))
-        for k, inputs in enumerate(each):
-            rows = saved[k] if keep else None
-            native.scan_into(y, None, rows, inputs, softplus=True, accumulate=k > 0)
-        return y, saved
+        return _together([rowwise(x) for x in given[:2]] + [x.contiguous() for x in given[2:]], keep=keep)
+    each = [_path(given, k) for k in range(count)]
     found = [form.scan(inputs, softplus=True, keep=keep) for inputs in each]
     return sum(y for y, _, _ in found), torch.stack([saved for _, _, saved in found])
+
+
+def _together(given: Sequence[Tensor], *, keep: bool) -> tuple[Tensor, Tensor]:
+    """Run all paths in one call of the library, which reads the inputs as they lie."""
+    u, coefficients, A, D, W, bias, paths = given
+    first = _path(given, 0)
+    y = torch.empty_like(u, memory_format=torch.contiguous_format)
+    saved = u.new_empty((len(A), *saved_shape(first)) if keep else (len(A), 0))
+    stacked = {"A": A, "D": D, "W": W, "bias": bias, "order": paths}
+    native.scan_paths_into(y, saved if keep else None, first, coefficients, stacked)
+    return y, saved
 
 
 def _backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:

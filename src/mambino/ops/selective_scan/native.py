@@ -4,7 +4,7 @@ import ctypes
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -127,6 +127,40 @@ def scan_into(
     call = _scan_call(inputs, y, last, saved, softplus=softplus)
     call.accumulate = accumulate
     _check(_library().mambino_scan_forward(ctypes.byref(call), y.element_size(), torch.get_num_threads()))
+
+
+def scan_paths_into(
+    y: Tensor,
+    saved: Tensor | None,
+    first: Inputs,
+    coefficients: Tensor,
+    stacked: Mapping[str, Tensor],
+) -> None:
+    """Add up in y the scans of the same tokens along several paths, with softplus, in one call.
+
+    Args:
+        y: goes out.
+        saved: one entry a path: the states that the gradient starts from.
+        first: the inputs of the first path; its delta, B and C are parts of `coefficients`, and its parameters entries
+            of `stacked`.
+        coefficients: those of all paths, one after the other in each token.
+        stacked: A, D, bias, W and order of all paths, each in one piece.
+    """
+    count = len(stacked["A"])
+    calls = (_Scan * count)()
+    calls[0] = _scan_call(first, y, None, None if saved is None else saved[0], softplus=True)
+    size, apart = y.element_size(), coefficients.shape[-1] // count
+    steps = {name: x[0].numel() * x.element_size() for name, x in stacked.items()}
+    if saved is not None:
+        steps["saved"] = saved[0].numel() * size
+    for k in range(1, count):
+        calls[k] = calls[0]
+        calls[k].accumulate = 1
+        for rows_ in (calls[k].delta, calls[k].B, calls[k].C):
+            rows_.data += k * apart * size
+        for name, step in steps.items():
+            setattr(calls[k], name, getattr(calls[0], name) + k * step)
+    _check(_library().mambino_scans_forward(calls, count, size, torch.get_num_threads()))
 
 
 def scan_backward(
