@@ -178,22 +178,23 @@ template <class T> void make_steps(Vec<T> *to, const Steps<T> &steps, int64_t ra
     for (; t < steps.count; t++) raw_steps<T, 1>(steps.delta + t, rank, W, bias, to + t);
 }
 
-// Rows lie far apart, so no processor guesses the next one, which is read or (WRITE) written soon.
+// Rows lie far apart, so no processor guesses the next one. WRITE: what will be written.
 template <int WRITE = 0> MAMBINO_INLINE void prefetch(const void *at) { __builtin_prefetch(at, WRITE); }
 
+// Read a tile. `next` and `soon` are the rows and the first channel of the one after it, which are fetched meanwhile.
 template <class T, int P>
-void fill(Tile<T> &tile, const mambino_scan &s, const Steps<T> &steps, const Steps<T> &next, const Block &b, const Vec<T> *v,
-          int64_t W, Vec<T> *slope = nullptr) {
+void fill(Tile<T> &tile, const mambino_scan &s, const Steps<T> &steps, const Steps<T> &next, int64_t soon, const Block &b,
+          const Vec<T> *v, int64_t W, Vec<T> *slope = nullptr) {
     Vec<T> most = {};
-    const int64_t channel = b.channel, own = s.rank ? 0 : channel;
+    const int64_t channel = b.channel, own = s.rank ? 0 : soon;
     const bool gate = s.z.data, smooth = s.softplus, made = s.rank;
     if (s.rank) make_steps(tile.step, steps, s.rank, v + W, v[1]);
     for (int t = 0; t < steps.count; t++) {
         if (t < next.count) {
-            prefetch(next.u[t] + channel);
+            prefetch(next.u[t] + soon);
             prefetch(next.delta[t] + own);
-            prefetch<1>(next.out[t] + channel);
-            if (gate) prefetch(next.z[t] + channel);
+            prefetch<1>(next.out[t] + soon);
+            if (gate) prefetch(next.z[t] + soon);
         }
         const Vec<T> u = load_wide<T, P>(steps.u[t] + channel, b.width);
         Vec<T> step = made ? tile.step[t] : load_wide<T, P>(steps.delta[t] + channel, b.width) + v[1];
@@ -337,6 +338,7 @@ template <class T, int P> void forward_in_parts(const Task &task) {
     Tile<T> tile;
     Steps<T> both[2], *now = both, *next = both + 1;
     next->seek(s, s.y, task.batch, 0);
+    Block after = block_at<T>(s, task.first);
     for (int64_t first = 0; first < s.length; first += CHUNK) {
         Steps<T> &steps = *next;
         next = now, now = &steps;
@@ -344,11 +346,13 @@ template <class T, int P> void forward_in_parts(const Task &task) {
         if (first + CHUNK < s.length) next->seek(s, s.y, task.batch, first + CHUNK);
         int64_t group = -1;
         for (int64_t i = task.first; i < task.last; i++) {
-            const Block b = block_at<T>(s, i);
+            const bool more = i + 1 < task.last;
+            const Block b = after;
+            after = block_at<T>(s, more ? i + 1 : task.first);
             Vec<T> *const v = of(i);
             if (b.group != group) steps.aim(s, task.batch, group = b.group);
             if (s.saved) save_states<T, P>(s, task.batch, first / CHUNK, b, v + at.state);
-            fill<T, P>(tile, s, steps, *next, b, v, at.W);
+            fill<T, P>(tile, s, steps, more ? steps : *next, after.channel, b, v, at.W);
             if (gentle(tile, at, v))
                 advance_all<T, P, false>(s, tile, steps, at, v);
             else

@@ -161,17 +161,17 @@ template <class T> MAMBINO_INLINE int64_t sum_vectors(const mambino_scan &s) { r
 template <class T> int64_t sum_width(const mambino_scan &s) { return sum_vectors<T>(s) * parts<T>(s); }
 
 template <class T, int P>
-void fill_back(TileBack<T> &tile, const Task &task, const StepsBack<T> &steps, const StepsBack<T> &next, const Block &b, const Vec<T> *v,
-               int64_t W) {
+void fill_back(TileBack<T> &tile, const Task &task, const StepsBack<T> &steps, const StepsBack<T> &next, int64_t soon, const Block &b,
+               const Vec<T> *v, int64_t W) {
     const mambino_scan &s = *task.scan;
     const int64_t channel = b.channel;
     const bool gate = s.z.data, own = !s.rank;
-    fill<T, P>(tile, s, steps, next, b, v, W, tile.slope);
+    fill<T, P>(tile, s, steps, next, soon, b, v, W, tile.slope);
     for (int t = 0; t < steps.count; t++) {
         if (t < next.count) {
-            prefetch(next.outer[t] + channel);
-            if (own) prefetch<1>(next.into_delta[t] + channel);
-            if (gate) prefetch<1>(next.into_z[t] + channel);
+            prefetch(next.outer[t] + soon);
+            if (own) prefetch<1>(next.into_delta[t] + soon);
+            if (gate) prefetch<1>(next.into_z[t] + soon);
         }
         tile.u[t] = load_wide<T, P>(steps.u[t] + channel, b.width);
         const Vec<T> outer = load_wide<T, P>(steps.outer[t] + channel, b.width);
@@ -305,6 +305,7 @@ template <class T, int P> void backward_in_parts(const Task &task) {
     TileBack<T> tile;
     StepsBack<T> both[2], *now = both, *next = both + 1;
     next->seek_back(s, *task.gradients, task.batch, (chunks - 1) * CHUNK, group);
+    Block after = block_at<T>(s, task.first);
     for (int64_t chunk = chunks - 1; chunk >= 0; chunk--) {
         StepsBack<T> &steps = *next;
         next = now, now = &steps;
@@ -312,10 +313,12 @@ template <class T, int P> void backward_in_parts(const Task &task) {
         if (chunk) next->seek_back(s, *task.gradients, task.batch, (chunk - 1) * CHUNK, group);
         if (summed && !fresh) memset(sums, 0, sums_count<T>(s) * sizeof(Vec<T>));
         for (int64_t i = task.first; i < task.last; i++) {
-            const Block b = block_at<T>(s, i);
+            const bool more = i + 1 < task.last;
+            const Block b = after;
+            after = block_at<T>(s, more ? i + 1 : task.first);
             Vec<T> *const v = of(i);
             load_saved<T, P>(s, task.batch, chunk, b, v + at.state);
-            fill_back<T, P>(tile, task, steps, *next, b, v, at.W);
+            fill_back<T, P>(tile, task, steps, more ? steps : *next, after.channel, b, v, at.W);
             const bool first = fresh && i == task.first;
             first ? run_back<T, P, true>(task, tile, steps, at, v, sums, stride, trace)
                   : run_back<T, P, false>(task, tile, steps, at, v, sums, stride, trace);
