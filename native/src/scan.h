@@ -106,8 +106,9 @@ template <class T> struct Steps {
     int count = 0;
 
     void find(T **rows, const mambino_rows &in, int64_t batch) const {
+        if (!in.data) return;
         T *const base = row<T>(in, batch, 0);
-        const int64_t apart = in.token, all = in.data ? count : 0;
+        const int64_t apart = in.token, all = count;
         for (int64_t t = 0; t < all; t++) rows[t] = base + token[t] * apart;
     }
 
@@ -129,7 +130,9 @@ template <class T> struct Steps {
 };
 
 // Numbers of the channels, each in all its parts.
-template <class T, int P> MAMBINO_INLINE Vec<T> load_wide(const T *from, int width) { return widened<T, P>(load_some(from, width)); }
+template <class T, int P> MAMBINO_INLINE Vec<T> load_wide(const T *from, int width) {
+    return widened<T, P>(load_some(from, width));
+}
 
 template <class T, int P> void read_parameters(const mambino_scan &s, const Layout<T> &at, const Block &b, Vec<T> *v) {
     const int64_t c = b.channel;
@@ -286,7 +289,8 @@ MAMBINO_INLINE int64_t advance_while(Tile<T> &tile, const Steps<T> &steps, const
 }
 
 // All states through a chunk, as many at a time as there are registers for.
-template <class T, int P, bool SAFE> void advance_all(const mambino_scan &s, Tile<T> &tile, const Steps<T> &steps, const Layout<T> &at, Vec<T> *v) {
+template <class T, int P, bool SAFE>
+void advance_all(const mambino_scan &s, Tile<T> &tile, const Steps<T> &steps, const Layout<T> &at, Vec<T> *v) {
     const Own<T> own = P > 1 ? Own<T>{} : own_couplings(s, steps, at, v);
     int64_t n = 0;
     if (own.B) {

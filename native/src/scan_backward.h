@@ -21,7 +21,7 @@ template <class T> struct Trace {
     Vec<T> decay[CHUNK * BACKWARD_STATES], kept[CHUNK * BACKWARD_STATES];
 };
 
-// Rows of gradients too: of y, which comes in, and of what goes out. Those of B and C are needed where channels stand in parts.
+// Rows of gradients too: of y, which comes in, and of what goes out; of B and C where channels stand in parts.
 template <class T> struct StepsBack : Steps<T> {
     T *outer[CHUNK], *into_delta[CHUNK], *into_z[CHUNK], *into_B[CHUNK], *into_C[CHUNK];
 
@@ -120,7 +120,8 @@ void retreat(TileBack<T> &tile, const StepsBack<T> &steps, int64_t first, const 
         }
         tile.into_input[t] = into_input;
         tile.into_step[t] = into_step;
-        if constexpr (P > 1) write_sums<T, P, NB>(steps.into_B[t] + first * P, steps.into_C[t] + first * P, all_B, all_C, sums.add);
+        if constexpr (P > 1)
+            write_sums<T, P, NB>(steps.into_B[t] + first * P, steps.into_C[t] + first * P, all_B, all_C, sums.add);
     }
 #pragma GCC unroll 16
     for (int n = 0; n < NB; n++) carry[n] = back[n], dA[n] = rate_grad[n];
@@ -155,7 +156,9 @@ void retreat_all(const mambino_scan &s, TileBack<T> &tile, const StepsBack<T> &s
 
 // What of each token is summed over channels, in vectors: B, C and what the step size is made of. Channels in parts have
 // written the first two by then.
-template <class T> MAMBINO_INLINE int64_t sum_vectors(const mambino_scan &s) { return parts<T>(s) > 1 ? s.rank : (2 * s.states + s.rank) | 1; }
+template <class T> MAMBINO_INLINE int64_t sum_vectors(const mambino_scan &s) {
+    return parts<T>(s) > 1 ? s.rank : (2 * s.states + s.rank) | 1;
+}
 
 // The same in numbers: one for each part of a channel.
 template <class T> int64_t sum_width(const mambino_scan &s) { return sum_vectors<T>(s) * parts<T>(s); }
@@ -275,8 +278,11 @@ void sum_tokens(const Task &task, int64_t group, void *const *tasks, int count, 
     const int64_t stride = sum_width<T>(s), n = s.states, apart = parts<T>(s), origin = task.alone ? begin : 0;
     for (int64_t t = begin; t < end; t++) {
         const int64_t token = s.order ? s.order[t] : t, at = (t - origin) * stride;
-        if (apart == 1 && !s.constant_B) sum_row<T>(row<T>(g.B, task.batch, token) + group * g.B.group, tasks, count, at, n, s.accumulate);
-        if (apart == 1 && !s.constant_C) sum_row<T>(row<T>(g.C, task.batch, token) + group * g.C.group, tasks, count, at + n, n, s.accumulate);
+        const auto add_up = [&](const mambino_rows &rows, int64_t from) {
+            sum_row<T>(row<T>(rows, task.batch, token) + group * rows.group, tasks, count, from, n, s.accumulate);
+        };
+        if (apart == 1 && !s.constant_B) add_up(g.B, at);
+        if (apart == 1 && !s.constant_C) add_up(g.C, at + n);
         // Every group has a share in what the step size is made of; they come one after the other.
         T *const delta = s.rank ? row<T>(g.delta, task.batch, token) : nullptr;
         const int64_t run = apart == 1 ? s.rank : 1;
