@@ -21,7 +21,15 @@ template <class T> struct Trace {
     Vec<T> decay[CHUNK * BACKWARD_STATES], kept[CHUNK * BACKWARD_STATES];
 };
 
-// Rows of gradients too: of y, which comes in, and of what goes out; of B and C where channels stand in parts.
+// Which of the blocks of a chunk one is, for the sums over channels: the only one writes them as they are.
+enum Place { FIRST, LATER, ONLY };
+
+// Whether each group is one block, with couplings that its channels share; channels in parts always are.
+template <class T> MAMBINO_INLINE bool single(const mambino_scan &s) {
+    return !s.constant_B && !s.constant_C && s.channels / s.groups <= Lanes<T>::count;
+}
+
+// Rows of gradients too: of y, which comes in, and of what goes out; of B and C where a group is a single block.
 template <class T> struct StepsBack : Steps<T> {
     T *outer[CHUNK], *into_delta[CHUNK], *into_z[CHUNK], *into_B[CHUNK], *into_C[CHUNK];
 
@@ -31,7 +39,7 @@ template <class T> struct StepsBack : Steps<T> {
         this->find(outer, g.y, batch);
         if (!s.rank) this->find(into_delta, g.delta, batch);
         if (s.z.data) this->find(into_z, g.z, batch);
-        if (parts<T>(s) == 1) return;
+        if (!single<T>(s)) return;
         this->find(into_B, g.B, batch);
         this->find(into_C, g.C, batch);
         for (int t = 0; t < this->count; t++) into_B[t] += group * g.B.group, into_C[t] += group * g.C.group;
@@ -49,26 +57,26 @@ template <class T> struct Sums {
 template <class T, int P, int NB> MAMBINO_INLINE void write_sums(T *B, T *C, const Vec<T> *into_B, const Vec<T> *into_C, bool add) {
     constexpr int rows = Lanes<T>::count / P, count = NB * P;
     T sums[2 * count];
-    if constexpr (NB % rows == 0) {
+    if constexpr (2 * NB <= rows) {
+        Vec<T> all[2 * NB];
+        for (int n = 0; n < NB; n++) all[n] = into_B[n], all[NB + n] = into_C[n];
+        const Vec<T> both = folded<T, P, Lanes<T>::count / (2 * NB)>(row_sums<T, 2 * NB>(all));
+        memcpy(sums, &both, sizeof sums);
+    } else {
+        static_assert(NB % rows == 0, "whole vectors of sums");
 #pragma GCC unroll 4
         for (int n = 0; n < NB; n += rows) {
             store(sums + n * P, row_sums<T, rows>(into_B + n));
             store(sums + count + n * P, row_sums<T, rows>(into_C + n));
         }
-    } else {
-        static_assert(2 * NB <= rows, "both fit into one vector");
-        Vec<T> all[rows] = {};
-        for (int n = 0; n < NB; n++) all[n] = into_B[n], all[NB + n] = into_C[n];
-        const Vec<T> both = row_sums<T, rows>(all);
-        memcpy(sums, &both, sizeof sums);
     }
     for (int i = 0; add && i < count; i++) sums[i] += B[i], sums[count + i] += C[i];
     memcpy(B, sums, count * sizeof(T));
     memcpy(C, sums + count, count * sizeof(T));
 }
 
-// Run NB vectors of states through a chunk again, and the gradients back through them. FRESH: nothing was added to the sums yet.
-template <class T, int P, int NB, bool OWN, bool SAFE, bool GATE, bool FRESH>
+// Run NB vectors of states through a chunk again, and the gradients back through them. The first block of a chunk writes the sums.
+template <class T, int P, int NB, bool OWN, bool SAFE, bool GATE, Place PLACE>
 void retreat(TileBack<T> &tile, const StepsBack<T> &steps, int64_t first, const Own<T> &own, const Sums<T> &sums, const Vec<T> *rates,
              const Vec<T> *start, Vec<T> *carry, Vec<T> *dA, Trace<T> &trace) {
     Vec<T> state[NB];
@@ -106,11 +114,11 @@ void retreat(TileBack<T> &tile, const StepsBack<T> &steps, int64_t first, const 
             const Vec<T> b = coupling<T, P, OWN>(B, own_B, n), kept = trace.kept[t * NB + n];
             const Vec<T> g = back[n] + coupling<T, P, OWN>(C, own_C, n) * grad;
             const Vec<T> into_C = grad * (kept + input * b), into_B = g * input;
-            if constexpr (P > 1) {
+            if constexpr (PLACE == ONLY) {
                 all_B[n] = into_B, all_C[n] = into_C;
             } else {
-                sum_C[n] = FRESH ? into_C : sum_C[n] + into_C;
-                sum_B[n] = FRESH ? into_B : sum_B[n] + into_B;
+                sum_C[n] = PLACE == FIRST ? into_C : sum_C[n] + into_C;
+                sum_B[n] = PLACE == FIRST ? into_B : sum_B[n] + into_B;
             }
             into_input += g * b;
             const Vec<T> q = g * kept;
@@ -120,44 +128,43 @@ void retreat(TileBack<T> &tile, const StepsBack<T> &steps, int64_t first, const 
         }
         tile.into_input[t] = into_input;
         tile.into_step[t] = into_step;
-        if constexpr (P > 1)
+        if constexpr (PLACE == ONLY)
             write_sums<T, P, NB>(steps.into_B[t] + first * P, steps.into_C[t] + first * P, all_B, all_C, sums.add);
     }
 #pragma GCC unroll 16
     for (int n = 0; n < NB; n++) carry[n] = back[n], dA[n] = rate_grad[n];
 }
 
-template <class T, int P, int NB, bool OWN, bool SAFE, bool GATE, bool FRESH>
+template <class T, int P, int NB, bool OWN, bool SAFE, bool GATE, Place PLACE>
 MAMBINO_INLINE int64_t retreat_while(TileBack<T> &tile, const StepsBack<T> &steps, const Own<T> &own, const Sums<T> &sums,
                                      const Layout<T> &at, Vec<T> *v, Trace<T> &trace, int64_t n) {
     for (; n + NB <= at.states; n += NB)
-        retreat<T, P, NB, OWN, SAFE, GATE, FRESH>(tile, steps, n, own, sums, v + at.rates + n, v + at.state + n, v + at.carry + n,
+        retreat<T, P, NB, OWN, SAFE, GATE, PLACE>(tile, steps, n, own, sums, v + at.rates + n, v + at.state + n, v + at.carry + n,
                                         v + at.dA + n, trace);
     return n;
 }
 
-template <class T, int P, bool SAFE, bool GATE, bool FRESH>
+template <class T, int P, bool SAFE, bool GATE, Place PLACE>
 void retreat_all(const mambino_scan &s, TileBack<T> &tile, const StepsBack<T> &steps, const Layout<T> &at, Vec<T> *v, Vec<T> *of_tokens,
                  int64_t stride, Trace<T> &trace) {
-    const Own<T> own = P > 1 ? Own<T>{} : own_couplings(s, steps, at, v);
+    const Own<T> own = PLACE == LATER ? own_couplings(s, steps, at, v) : Own<T>{};
     const Sums<T> sums = {s.constant_B ? v + at.dB : of_tokens, s.constant_C ? v + at.dC : of_tokens + s.states,
                           s.constant_B ? 0 : stride, s.constant_C ? 0 : stride, s.accumulate != 0};
     int64_t n = 0;
-    if constexpr (P == 1 && !FRESH) {  // a coupling of the channels' own adds to sums that all steps share
+    if constexpr (PLACE == LATER) {  // a coupling of the channels' own adds to sums that all steps share
         if (own.B) {
-            retreat_while<T, P, 1, true, SAFE, GATE, false>(tile, steps, own, sums, at, v, trace, n);
+            retreat_while<T, P, 1, true, SAFE, GATE, LATER>(tile, steps, own, sums, at, v, trace, n);
             return;
         }
     }
-    if constexpr (P > 1 && !FRESH) return;  // channels in parts have one block, which comes first
-    n = retreat_while<T, P, BACKWARD_STATES, false, SAFE, GATE, FRESH>(tile, steps, own, sums, at, v, trace, n);
-    retreat_while<T, P, 1, false, SAFE, GATE, FRESH>(tile, steps, own, sums, at, v, trace, n);
+    n = retreat_while<T, P, BACKWARD_STATES, false, SAFE, GATE, PLACE>(tile, steps, own, sums, at, v, trace, n);
+    retreat_while<T, P, 1, false, SAFE, GATE, PLACE>(tile, steps, own, sums, at, v, trace, n);
 }
 
-// What of each token is summed over channels, in vectors: B, C and what the step size is made of. Channels in parts have
-// written the first two by then.
+// What of each token is summed over channels, in vectors: B, C and what the step size is made of. A single
+// block has written the first two by then.
 template <class T> MAMBINO_INLINE int64_t sum_vectors(const mambino_scan &s) {
-    return parts<T>(s) > 1 ? s.rank : (2 * s.states + s.rank) | 1;
+    return single<T>(s) ? s.rank : (2 * s.states + s.rank) | 1;
 }
 
 // The same in numbers: one for each part of a channel.
@@ -201,7 +208,7 @@ void finish_back(const TileBack<T> &tile, const Task &task, const StepsBack<T> &
                  Vec<T> *sums, int64_t stride, bool fresh) {
     const mambino_scan &s = *task.scan;
     const bool gate = s.z.data, add = s.accumulate;
-    const int64_t rank = s.rank;
+    const int64_t rank = s.rank, before = single<T>(s) ? 0 : 2 * s.states;
     Vec<T> dD = v[at.dD], bias = v[at.dD + 1];
     for (int t = 0; t < steps.count; t++) {
         const Vec<T> grad = tile.grad[t];
@@ -216,7 +223,7 @@ void finish_back(const TileBack<T> &tile, const Task &task, const StepsBack<T> &
         }
         if (!rank) put<T, P>(steps.into_delta[t], b, into_step, add);
         for (int64_t r = 0; r < rank; r++) {
-            Vec<T> &sum = sums[t * stride + (P > 1 ? 0 : 2 * s.states) + r];
+            Vec<T> &sum = sums[t * stride + before + r];
             sum = fresh ? into_step * v[at.W + r] : sum + into_step * v[at.W + r];
             v[at.dW + r] += into_step * steps.delta[t][r];
         }
@@ -246,18 +253,18 @@ template <class T, int P> void load_saved(const mambino_scan &s, int64_t batch, 
     }
 }
 
-template <class T, int P, bool FRESH>
+template <class T, int P, Place PLACE>
 void run_back(const Task &task, TileBack<T> &tile, const StepsBack<T> &steps, const Layout<T> &at, Vec<T> *v, Vec<T> *sums,
               int64_t stride, Trace<T> &trace) {
     const mambino_scan &s = *task.scan;
     constexpr bool SAFE = !NATIVE_SCALE;
     const bool gently = gentle(tile, at, v);
     if (s.z.data)
-        gently ? retreat_all<T, P, false, true, FRESH>(s, tile, steps, at, v, sums, stride, trace)
-               : retreat_all<T, P, SAFE, true, FRESH>(s, tile, steps, at, v, sums, stride, trace);
+        gently ? retreat_all<T, P, false, true, PLACE>(s, tile, steps, at, v, sums, stride, trace)
+               : retreat_all<T, P, SAFE, true, PLACE>(s, tile, steps, at, v, sums, stride, trace);
     else
-        gently ? retreat_all<T, P, false, false, FRESH>(s, tile, steps, at, v, sums, stride, trace)
-               : retreat_all<T, P, SAFE, false, FRESH>(s, tile, steps, at, v, sums, stride, trace);
+        gently ? retreat_all<T, P, false, false, PLACE>(s, tile, steps, at, v, sums, stride, trace)
+               : retreat_all<T, P, SAFE, false, PLACE>(s, tile, steps, at, v, sums, stride, trace);
 }
 
 // Numbers of a token from `from` on, summed over the tasks, to one row.
@@ -276,18 +283,19 @@ void sum_tokens(const Task &task, int64_t group, void *const *tasks, int count, 
     const mambino_scan &s = *task.scan;
     const mambino_scan_gradients &g = *task.gradients;
     const int64_t stride = sum_width<T>(s), n = s.states, apart = parts<T>(s), origin = task.alone ? begin : 0;
+    const bool written = single<T>(s);
     for (int64_t t = begin; t < end; t++) {
         const int64_t token = s.order ? s.order[t] : t, at = (t - origin) * stride;
         const auto add_up = [&](const mambino_rows &rows, int64_t from) {
             sum_row<T>(row<T>(rows, task.batch, token) + group * rows.group, tasks, count, from, n, s.accumulate);
         };
-        if (apart == 1 && !s.constant_B) add_up(g.B, at);
-        if (apart == 1 && !s.constant_C) add_up(g.C, at + n);
+        if (!written && !s.constant_B) add_up(g.B, at);
+        if (!written && !s.constant_C) add_up(g.C, at + n);
         // Every group has a share in what the step size is made of; they come one after the other.
         T *const delta = s.rank ? row<T>(g.delta, task.batch, token) : nullptr;
         const int64_t run = apart == 1 ? s.rank : 1;
         for (int64_t r = 0; r < s.rank; r += run)
-            sum_row<T>(delta + r, tasks, count, at + (apart == 1 ? 2 * n : 0) + r * apart, run, s.accumulate || group > 0);
+            sum_row<T>(delta + r, tasks, count, at + (written ? 0 : 2 * n) + r * apart, run, s.accumulate || group > 0);
     }
 }
 
@@ -326,8 +334,11 @@ template <class T, int P> void backward_in_parts(const Task &task) {
             load_saved<T, P>(s, task.batch, chunk, b, v + at.state);
             fill_back<T, P>(tile, task, steps, more ? steps : *next, after.channel, b, v, at.W);
             const bool first = fresh && i == task.first;
-            first ? run_back<T, P, true>(task, tile, steps, at, v, sums, stride, trace)
-                  : run_back<T, P, false>(task, tile, steps, at, v, sums, stride, trace);
+            if (single<T>(s))
+                run_back<T, P, ONLY>(task, tile, steps, at, v, sums, stride, trace);
+            else if constexpr (P == 1)
+                first ? run_back<T, P, FIRST>(task, tile, steps, at, v, sums, stride, trace)
+                      : run_back<T, P, LATER>(task, tile, steps, at, v, sums, stride, trace);
             finish_back<T, P>(tile, task, steps, b, at, v, sums, stride, first);
         }
         T *to = (T *)task.token_sums + (task.alone ? 0 : chunk * CHUNK * stride * P);
