@@ -4,6 +4,7 @@ from mambino.core.plan import NetworkSpec
 from mambino.models import MODELS, describe, divisor
 
 SMALLEST = {
+    "attention_unet": {"features": (4, 6, 8)},
     "lightm_unet": {"width": 8, "blocks": (1, 1), "decoder_blocks": (1,)},
     "lightm_unet_legacy": {"width": 8, "blocks": (1, 1), "decoder_blocks": (1,)},
     "lightm_unet_paper": {"width": 6, "blocks": (2, 1)},
@@ -36,6 +37,7 @@ PATCH = {"swin_unet": (32, 48), "unetr": (32, 48, 16)}
 
 # Parameters of these, by the number of axes, with two channels in and three out.
 PARAMETERS = {
+    "attention_unet": {2: 3606, 3: 10302},
     "lightm_unet": {2: 12043, 3: 12223},
     "lightm_unet_legacy": {2: 13152, 3: 15744},
     "lightm_unet_paper": {2: 4945, 3: 5305},

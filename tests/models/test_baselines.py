@@ -30,6 +30,7 @@ def test_an_image_that_leaves_one_voxel_is_refused_by_swin_unetr():
     [
         ("segresnet", {"width": 12}, "segresnet: width 12 is not a multiple of 8, the groups"),
         ("segresnet", {"blocks": (1, 1, 1)}, "segresnet: 3 encoder stages need one decoder stage less, got 1"),
+        ("attention_unet", {"features": (8,)}, r"attention_unet: features needs two numbers of 2 or more, got \(8,\)"),
         ("unetr", {"patch": (32, 40)}, r"patch needs 2 numbers that are multiples of 16, got \(32, 40\)"),
         ("unetr", {"patch": (32, 32, 32)}, r"patch needs 2 numbers that are multiples of 16, got \(32, 32, 32\)"),
         ("unetr", {"hidden": 5}, "unetr: hidden 5 is not a multiple of heads 2"),
@@ -52,6 +53,17 @@ def test_sizes_of_the_papers_are_the_defaults():
     assert build(NetworkSpec(name="unetr", dim=3, in_channels=1, out_channels=2, options=TINY_UNETR)).patch == (96,) * 3
     assert divisor(NetworkSpec(name="swin_unet", dim=2, in_channels=1, out_channels=2, options={})) == (32, 32)
     assert divisor(NetworkSpec(name="swin_unetr", dim=3, in_channels=1, out_channels=2, options={})) == (32, 32, 32)
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_attention_unet_is_that_of_monai(dim):
+    nets = pytest.importorskip("monai.networks.nets")
+    torch.manual_seed(0)
+    ours, theirs = build(spec("attention_unet", dim)).eval(), nets.AttentionUnet(dim, 2, 3, (4, 6, 8), (2, 2)).eval()
+    state = dict(zip(ours.state_dict(), theirs.state_dict().values(), strict=True))
+    ours.load_state_dict(state)
+    x = torch.randn(2, 2, *(16, 24, 32)[:dim])
+    assert torch.equal(ours(x), theirs(x))
 
 
 TINY_UNETR = {"width": 2, "hidden": 4, "mlp": 4, "heads": 2}

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 MODELS: dict[str, str] = {
+    "attention_unet": "mambino.models.attention_unet:AttentionUNet",
     "lightm_unet": "mambino.models.lightm_unet:LightMUNet",
     "lightm_unet_legacy": "mambino.models.lightm_unet:LightMUNetLegacy",
     "lightm_unet_paper": "mambino.models.lightm_unet:LightMUNetPaper",

@@ -258,4 +258,5 @@ _CLAIMS: tuple[Claim, ...] = (
         "operations claimed are more than those of the convolutions; we have not found out which",
     ),
     Claim(network=_network("swin_encoder", 3, 1, 48), size=(96, 96, 96), data=""),
+    *(Claim(network=_network("attention_unet", dim, 1, 2), size=(128,) * dim, data="") for dim in (2, 3)),
 )

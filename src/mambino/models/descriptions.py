@@ -206,6 +206,17 @@ DESCRIPTIONS: tuple[Description, ...] = (
         note="they agree: 315 566, with three channels and one class; a small CNN to compare small Mamba networks with",
     ),
     Description(
+        name="attention_unet",
+        title="Attention U-Net",
+        paper="Oktay et al., Attention U-Net: learning where to look for the pancreas, arXiv 1804.03999",
+        code="MONAI 1.6",
+        year=2018,
+        dims=(2, 3),
+        claimed=stated("attention_unet"),
+        counted="31.7 M in 2D, 94.5 M in 3D",
+        note="counted with stages of 64 to 1024 channels, one channel and two classes; what goes up weighs the skips",
+    ),
+    Description(
         name="vmamba",
         title="VMamba",
         paper=_VMAMBA_PAPER,

@@ -38,6 +38,7 @@ OF_ONE_SIZE = {"unetr": 16, "swin_unet": 32 * 7}
 """Networks that take images of one size, their option `patch`, and what its sides must be multiples of."""
 
 SIZES: dict[str, tuple[Size, ...]] = {
+    "attention_unet": _features((8, 16, 32, 64, 128), (16, 32, 64, 128, 256), (64, 128, 256, 512, 1024)),
     "unet": _widths(4, 8, 12, 16, 24, 32),
     "resenc_unet": _widths(8, 16, 32),
     "umamba_bot": _widths(8, 16, 32),
