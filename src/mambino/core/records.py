@@ -158,12 +158,27 @@ def replacing(path: Path, *, older: Path | None = None) -> Iterator[Path]:
             with part.open("rb") as file:
                 os.fsync(file.fileno())
             if path.exists():
-                path.replace(older)
+                _keep(path, older)
         part.replace(path)
     except OSError as error:
         raise unwritable(path, error) from None
     finally:
         part.unlink(missing_ok=True)
+
+
+def _keep(path: Path, older: Path) -> None:
+    """Give a file a second name, so that whoever copies the folder finds one under the first at any moment."""
+    link = older.with_name(f".part-{older.name}")
+    try:
+        link.unlink(missing_ok=True)
+        link.hardlink_to(path)
+    except (OSError, NotImplementedError):  # a file system without links
+        path.replace(older)
+        return
+    try:
+        link.replace(older)
+    finally:
+        link.unlink(missing_ok=True)
 
 
 def unwritable(path: Path, error: OSError) -> FileFormatError:
