@@ -1,7 +1,7 @@
 """What `prepare` does to an image, `restore` undoes: the result lies on the grid of the image."""
 
 from dataclasses import replace
-from itertools import permutations, product
+from itertools import pairwise, permutations, product
 
 import numpy as np
 import pytest
@@ -64,6 +64,11 @@ def one_hot(numbers, classes=3):
     return (numbers == np.arange(classes).reshape(-1, *[1] * numbers.ndim)).astype(np.float32) * 10 - 5
 
 
+def whole(slabs):
+    """Give slabs as a run over everything does."""
+    return lambda _: slabs
+
+
 def in_slabs(scores, rows=3):
     return [Slab(start, scores[:, start : start + rows]) for start in range(0, scores.shape[1], rows)]
 
@@ -96,7 +101,7 @@ def test_restoring_gives_labels_on_the_grid_of_the_image(
     assert prepared.array.flags.c_contiguous
     assert prepared.array.shape[1:] == prepared.grid.shape == labels.shape
     assert labels.dtype == np.int16
-    back = restore(in_slabs(one_hot(labels)), prepared, LABELS, seen)
+    back = restore(whole(in_slabs(one_hot(labels))), prepared, LABELS, seen)
     assert back.grid is image.grid
     assert back.array.shape == image.grid.shape
     if prepared.grid.shape == prepared.cropped.shape:
@@ -110,14 +115,14 @@ def test_all_48_ways_to_store_an_image_give_the_same_mask_in_the_world(slice_axi
     seen = config(dim=len(spacing), spacing=spacing, orientation="LPS", slice_axis=slice_axis)
     first = prepare(image, seen)
     numbers = prepare_labels(segmentation, first, seen)
-    mask = restore(in_slabs(one_hot(numbers)), first, LABELS, seen)
+    mask = restore(whole(in_slabs(one_hot(numbers))), first, LABELS, seen)
     assert numbers.shape != segmentation.array.shape
     for order, flips in ORIENTATIONS:
         other, labels = turned(image, segmentation, order, flips)
         prepared = prepare(other, seen)
         np.testing.assert_array_equal(prepared.array, first.array)
         np.testing.assert_array_equal(prepare_labels(labels, prepared, seen), numbers)
-        back = restore(in_slabs(one_hot(numbers)), prepared, LABELS, seen)
+        back = restore(whole(in_slabs(one_hot(numbers))), prepared, LABELS, seen)
         np.testing.assert_array_equal(back.array, turned(image, mask, order, flips)[1].array)
 
 
@@ -127,7 +132,7 @@ def test_restoring_a_raster_gives_labels_on_its_grid(shape, target, border):
     image, segmentation = volume(shape, None, border=border)
     seen = config(dim=2, spacing=target)
     prepared = prepare(image, seen)
-    back = restore(in_slabs(one_hot(prepare_labels(segmentation, prepared, seen))), prepared, LABELS, seen)
+    back = restore(whole(in_slabs(one_hot(prepare_labels(segmentation, prepared, seen)))), prepared, LABELS, seen)
     assert back.grid is image.grid
     if prepared.grid.shape == prepared.cropped.shape:
         np.testing.assert_array_equal(back.array, segmentation.array)
@@ -200,6 +205,32 @@ def test_slices_keep_their_own_spacing():
     assert prepared.array.shape == (1, 12, 15, 5)
 
 
+@given(
+    shape=st.tuples(*[st.integers(2, 12)] * 3),
+    spacing=st.tuples(*[st.sampled_from([0.5, 1.0, 1.7, 6.0])] * 3),
+    cuts=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    regions=st.booleans(),
+)
+@settings(deadline=None, max_examples=40)
+def test_parts_together_are_the_whole(shape, spacing, cuts, regions):
+    image, _ = volume(shape, spacing, border=0)
+    seen, labels = config(spacing=(1.0, 1.2, 1.5)), REGIONS if regions else LABELS
+    prepared = prepare(image, seen)
+    classes = labels.out_channels
+    scores = np.random.default_rng(0).normal(size=(classes, *prepared.grid.shape)).astype(np.float32)
+
+    def run(within):
+        box = (slice(None), slice(None), *(slice(*span) for span in within or ()))
+        return in_slabs(scores[box])
+
+    def cut(size, count):
+        return list(pairwise([size * i // count for i in range(count + 1)]))
+
+    spans = [cut(size, min(count, size)) for size, count in zip(prepared.cropped.shape[1:], cuts, strict=True)]
+    found = restore(run, prepared, labels, seen, parts=list(product(*spans)))
+    assert np.array_equal(found.array, restore(run, prepared, labels, seen).array)
+
+
 @pytest.mark.parametrize("labels", [LABELS, REGIONS])
 def test_torch_and_numpy_scores_give_the_same(labels):
     image, _ = volume((6, 7, 8), (1.0, 2.0, 1.0), border=1)
@@ -207,8 +238,8 @@ def test_torch_and_numpy_scores_give_the_same(labels):
     prepared = prepare(image, seen)
     scores = np.random.default_rng(0).normal(size=(3, *prepared.grid.shape)).astype(np.float32)
     for function in (restore, restore_scores):
-        ours = function(in_slabs(scores), prepared, labels, seen)
-        theirs = function(in_slabs(torch.from_numpy(scores)), prepared, labels, seen)
+        ours = function(whole(in_slabs(scores)), prepared, labels, seen)
+        theirs = function(whole(in_slabs(torch.from_numpy(scores))), prepared, labels, seen)
         np.testing.assert_array_equal(getattr(ours, "array", ours), getattr(theirs, "array", theirs))
 
 
@@ -216,7 +247,9 @@ def test_regions_are_painted_over_one_another():
     image, _ = volume((2, 4), None)
     prepared = prepare(image, config(dim=2, spacing=(1.0, 1.0)))
     scores = np.array([[1, 1, 1, -1], [-1, 1, 1, -1], [-1, -1, 1, 1]], np.float32)
-    back = restore([Slab(0, np.stack([scores, scores], 1))], prepared, REGIONS, config(dim=2, spacing=(1.0, 1.0)))
+    back = restore(
+        whole([Slab(0, np.stack([scores, scores], 1))]), prepared, REGIONS, config(dim=2, spacing=(1.0, 1.0))
+    )
     np.testing.assert_array_equal(back.array, [[1, 2, 3, 3]] * 2)
 
 
@@ -226,8 +259,8 @@ def test_probabilities_agree_with_the_labels(labels):
     seen = config(spacing=(1.5, 1.5, 1.5))
     prepared = prepare(image, seen)
     scores = np.random.default_rng(0).normal(size=(3, *prepared.grid.shape)).astype(np.float32)
-    mask = restore(in_slabs(scores), prepared, labels, seen).array
-    shares = restore_scores(in_slabs(scores), prepared, labels, seen)
+    mask = restore(whole(in_slabs(scores)), prepared, labels, seen).array
+    shares = restore_scores(whole(in_slabs(scores)), prepared, labels, seen)
     assert shares.dtype == np.float32
     assert shares.shape == (3, 6, 7, 8)
     if labels is LABELS:
@@ -245,7 +278,7 @@ def test_scores_of_a_large_value_do_not_overflow():
     scores = np.full((3, 4, 4), -500, np.float32)
     scores[1] = 500
     for labels in (LABELS, REGIONS):
-        shares = restore_scores([Slab(0, scores)], prepared, labels, config(dim=2, spacing=(1.0, 1.0)))
+        shares = restore_scores(whole([Slab(0, scores)]), prepared, labels, config(dim=2, spacing=(1.0, 1.0)))
         np.testing.assert_allclose(shares[:, 0, 0], [0, 1, 0], atol=1e-6)
 
 
@@ -333,4 +366,4 @@ def test_scores_of_other_classes_are_refused():
     image, _ = volume((4, 5, 6))
     prepared = prepare(image, config())
     with pytest.raises(ShapeError, match="there are scores of 5 classes, but labels of 3"):
-        restore([Slab(0, np.zeros((5, 4, 5, 6), np.float32))], prepared, LABELS, config())
+        restore(whole([Slab(0, np.zeros((5, 4, 5, 6), np.float32))]), prepared, LABELS, config())

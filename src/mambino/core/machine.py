@@ -34,6 +34,13 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
+def resident() -> float:
+    """Return the memory that this process holds and that the system cannot take back by dropping files (GiB)."""
+    lines = (line.split() for line in _text(Path("/proc/self/status")).splitlines())
+    found = [int(words[1]) for words in lines if words and words[0] in {"RssAnon:", "RssShmem:"}]
+    return sum(found) / 2**20 if found else peak()
+
+
 def _free_memory() -> int:
     info = Path("/proc/meminfo")
     if info.exists():

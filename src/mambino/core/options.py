@@ -180,6 +180,7 @@ class PredictOptions:
         format: "mask" is a file of the image's kind, NIfTI for DICOM; of DICOM also "seg", a segmentation with a bit
             for each label, "seg-labelmap", one with a number a voxel, and "rtstruct", contours for radiotherapy.
         codes: a .toml or .json file with coded names of labels, for DICOM.
+        memory: most that the program may take, "4G" or "800M"; nine tenths of what is free if not given.
         precision: of the network.
         device: where to predict.
         threads: of the processor; 0 takes all.
@@ -192,6 +193,7 @@ class PredictOptions:
     series: tuple[str, ...] = ()
     format: Literal["mask", "seg", "seg-labelmap", "rtstruct"] = "mask"
     codes: Path | None = None
+    memory: str | None = None
     precision: Literal["auto", "float32", "bf16"] = "auto"
     device: Device = "auto"
     threads: Annotated[int, Ge(0)] = 0

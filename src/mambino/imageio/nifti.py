@@ -97,6 +97,12 @@ def shape_of(path: Path) -> tuple[int, ...]:
     return _shape(_header(_start(path), path), path)[2::-1]
 
 
+def stored(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Return the axes of a file, and the type that its voxels are stored in, from the header alone."""
+    header = _header(_start(path), path)
+    return _shape(header, path), header.get_data_dtype()
+
+
 def _contents(path: Path, expected: int) -> tuple[bytes, bool]:
     """Return the first `expected` bytes, unpacked, and whether a packed stream came to its proper end.
 

@@ -13,6 +13,7 @@ from mambino.core.machine import cores
 from mambino.core.options import PredictOptions, Progress, silent
 from mambino.core.provenance import versions
 from mambino.core.records import checked, replacing, write
+from mambino.core.scratch import Room, in_memory, on_disk
 from mambino.errors import DataError, Error, OptionError
 from mambino.imageio import SUFFIXES, suffix
 from mambino.imageio.dicom.concepts import read_codes
@@ -30,9 +31,10 @@ from mambino.inference.ledger import (
     merged,
     settled,
 )
+from mambino.inference.memory import allowance, fits, parts_of, size_of, stored
 from mambino.inference.results import Result, mask_paths, named, scores_path, write_result
 from mambino.nn.device import choose_device, keep_allocations
-from mambino.ops.windows import Slab
+from mambino.ops.windows import Slab, Span
 from mambino.preprocessing.case import prepare, restore, restore_scores
 from mambino.weights.bundle import Bundle, digest, info, load
 
@@ -73,6 +75,8 @@ def predict(
         FileFormatError: the output folder cannot be written to, or the disk is full.
     """
     options = checked(options)
+    if options.memory is not None:
+        size_of(options.memory)
     files, folder, device = _paths(bundles), _folder(output), choose_device(options.device)
     header = common_header(files)
     cases, problems = find_images(_paths(inputs), len(header.channels))
@@ -101,51 +105,83 @@ def predict(
         for case in todo:
             progress(len(entries), total, case.id)
             begin = time.perf_counter()
-            try:
-                result = _segment(case, ensemble, options, device)
-            except Error as error:
-                keep_record(failure(case.id, error, before.get(case.id), time.perf_counter() - begin))
-                continue
-            try:
-                _save(result, case, masks[case.id], begin, now, keep_record)
-            except DataError as error:  # what was found does not go into the format
-                keep_record(failure(case.id, error, before.get(case.id), time.perf_counter() - begin))
+            with _room(case, folder, options) as room:
+                result = _tried(case, ensemble, options, device, room)
+                problem = (
+                    result
+                    if isinstance(result, Error)
+                    else _saved(result, case, masks[case.id], begin, now, keep_record)
+                )
+            if problem:
+                keep_record(failure(case.id, problem, before.get(case.id), time.perf_counter() - begin))
     progress(total, total, "")
     return replace(now, entries=tuple(_from_here(entries[name], folder) for name in sorted(entries)))
 
 
-def _segment(case: Case, ensemble: Sequence[Bundle], options: PredictOptions, device: torch.device) -> Result:
+def _tried(
+    case: Case, ensemble: Sequence[Bundle], options: PredictOptions, device: torch.device, room: Room
+) -> Result | Error:
+    try:
+        return _segment(case, ensemble, options, device, room)
+    except Error as error:
+        return error
+
+
+def _segment(
+    case: Case, ensemble: Sequence[Bundle], options: PredictOptions, device: torch.device, room: Room
+) -> Result:
     config, labels = ensemble[0].config, ensemble[0].labels
     given = read_input(
         case, ensemble[0].channels, "the bundle takes", series=options.series, headers=options.format != "mask"
     )
-    prepared = prepare(given.image, config)
-    slabs: Iterable[Slab] = logits(ensemble, prepared.array, options, device)
-    scores = None
+    prepared = prepare(given.image, config, room)
+
+    def run(within: Span | None) -> Iterable[Slab]:
+        return logits(ensemble, prepared.array, options, device, within)
+
     if options.probabilities:
-        slabs = tuple(slabs)
-        scores = restore_scores(slabs, prepared, labels, config)
-    return Result(given, restore(slabs, prepared, labels, config), scores)
+        slabs = tuple(run(None))
+        scores = restore_scores(lambda _: slabs, prepared, labels, config)
+        return Result(given, restore(lambda _: slabs, prepared, labels, config, room=room), scores)
+    parts = parts_of(prepared, ensemble, allowance(options.memory)) if device.type == "cpu" else []
+    return Result(given, restore(run, prepared, labels, config, parts=parts, room=room), None)
 
 
-def _save(
+@contextmanager
+def _room(case: Case, folder: Path, options: PredictOptions) -> Iterator[Room]:
+    """Lend room for the arrays of a case: in memory where they fit into what is allowed, else beside the masks."""
+    if fits(*stored(case.images), allowance(options.memory)):
+        yield in_memory
+        return
+    with on_disk(folder) as room:
+        yield room
+
+
+def _saved(
     result: Result, case: Case, mask: Path, begin: float, now: Predictions, keep_record: Callable[[Entry], None]
-) -> None:
-    """Write the mask of a case. A full disk ends the run, since the next case would meet it too."""
-    # Recorded just before it gets its name: a run killed in between makes it again, and never disowns it.
-    with replacing(mask) as part:
-        write_result(part, scores_path(mask), result, case, now)
-        entry = Entry(
-            case=case.id,
-            status="made",
-            file=Path(mask.name),
-            seconds=round(time.perf_counter() - begin, 3),
-            message=result.given.sentence,
-            sha256=digest_of([part]),
-            image=image_digest(case),
-            made_by=now.made_by,
-        )
-        keep_record(entry)
+) -> DataError | None:
+    """Write the mask of a case; return why the format does not take it.
+
+    A full disk ends the run, since the next case would meet it too.
+    """
+    try:
+        # Recorded just before it gets its name: a run killed in between makes it again, and never disowns it.
+        with replacing(mask) as part:
+            write_result(part, scores_path(mask), result, case, now)
+            entry = Entry(
+                case=case.id,
+                status="made",
+                file=Path(mask.name),
+                seconds=round(time.perf_counter() - begin, 3),
+                message=result.given.sentence,
+                sha256=digest_of([part]),
+                image=image_digest(case),
+                made_by=now.made_by,
+            )
+            keep_record(entry)
+    except DataError as error:
+        return error
+    return None
 
 
 def _settled(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from mambino.core.options import PredictOptions
 from mambino.errors import OptionError
 from mambino.inference.sliding import sliding
-from mambino.ops.windows import Slab
+from mambino.ops.windows import Slab, Span
 from mambino.weights.bundle import Bundle, BundleHeader, header
 
 _VIEW = ("dim", "spacing", "orientation", "slice_axis", "axes", "crop", "normalise", "resample", "patch")
@@ -37,7 +37,11 @@ def common_header(paths: Sequence[Path]) -> BundleHeader:
 
 
 def logits(
-    bundles: Sequence[Bundle], array: NDArray[np.float32], options: PredictOptions, device: torch.device
+    bundles: Sequence[Bundle],
+    array: NDArray[np.float32],
+    options: PredictOptions,
+    device: torch.device,
+    within: Span | None = None,
 ) -> Iterator[Slab]:
     """Yield the mean logits of all bundles, slab by slab, each divided by its bundle's temperature first.
 
@@ -46,8 +50,9 @@ def logits(
         array: [c, *s] as `prepare` makes it.
         options: of the windows.
         device: where the networks are.
+        within: the part of all axes but the first that is wanted; all if None.
     """
-    runs = [sliding(bundle.network, array, bundle.config, options, device) for bundle in bundles]
+    runs = [sliding(bundle.network, array, bundle.config, options, device, within) for bundle in bundles]
     for slabs in zip(*runs, strict=True):
         total = np.zeros_like(slabs[0].scores)
         for slab, bundle in zip(slabs, bundles, strict=True):

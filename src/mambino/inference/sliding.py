@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mambino.core.options import PredictOptions
 from mambino.core.plan import Config
 from mambino.errors import WeightsError
-from mambino.ops.windows import Slab, blend
+from mambino.ops.windows import Slab, Span, blend
 
 _VOXELS = {"cpu": 1 << 18, "cuda": 1 << 22}  # that the network gets at once, where windows are smaller
 Forward = Callable[[Tensor], Tensor]
@@ -25,6 +25,7 @@ def sliding(
     config: Config,
     options: PredictOptions,
     device: torch.device,
+    within: Span | None = None,
 ) -> Iterator[Slab]:
     """Yield the logits of a prepared image, slab by slab along its first axis.
 
@@ -37,6 +38,7 @@ def sliding(
         config: of the bundle.
         options: mirror, overlap and precision are used.
         device: where the network is.
+        within: the part of all axes but the first that is wanted; all if None.
 
     Yields:
         Slabs with numpy arrays [k, rows, *rest] float32.
@@ -47,12 +49,12 @@ def sliding(
     forward = _precise(network, options, device)
     if options.mirror:
         forward = _mirrored(forward, config)
-    patch, overlap, batch = config.patch, (options.overlap,) * config.dim, _windows(config.patch, device)
+    overlap = (options.overlap,) * config.dim
+    patch, batch = windows(config, array.shape[1], device)
     if config.dim == 2 and config.slice_axis is not None:
-        patch, overlap = (_slices(array.shape[1], batch), *patch), (0.0, *overlap)
-        forward, batch = _slicewise(forward), max(1, batch // patch[0])
+        forward, overlap = _slicewise(forward), (0.0, *overlap)
     voxels = torch.from_numpy(np.ascontiguousarray(array, np.float32)).to(device)
-    for slab in blend(forward, voxels, patch, overlap, batch=batch):
+    for slab in blend(forward, voxels, patch, overlap, batch=batch, within=within):
         scores = slab.scores.cpu().numpy()
         if not np.isfinite(scores).all():
             raise WeightsError(
@@ -112,8 +114,19 @@ def _slicewise(forward: Forward) -> Forward:
     return by_slices
 
 
-def _windows(patch: Sequence[int], device: torch.device) -> int:
-    return max(1, _VOXELS.get(device.type, _VOXELS["cpu"]) // prod(patch))
+def windows(config: Config, slices: int, device: torch.device) -> tuple[tuple[int, ...], int]:
+    """Return the voxels of a window, and how many windows the network gets at once.
+
+    Args:
+        config: of the bundle; a window of a 2D network over a volume has several slices, each seen by itself.
+        slices: of the volume.
+        device: where the network is.
+    """
+    most = max(1, _VOXELS.get(device.type, _VOXELS["cpu"]) // prod(config.patch))
+    if config.dim == 3 or config.slice_axis is None:
+        return config.patch, most
+    count = _slices(slices, most)
+    return (count, *config.patch), max(1, most // count)
 
 
 def _slices(count: int, most: int) -> int:

@@ -9,17 +9,22 @@ from collections.abc import Iterable, Iterator, Sequence
 from math import prod
 
 import numpy as np
-from array_api_compat import array_namespace, device, to_device
+from array_api_compat import array_namespace, device, is_numpy_array, to_device
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from mambino.core.scratch import Room, in_memory
 from mambino.errors import OptionError, ShapeError
 from mambino.ops.splines import Array, Matrix, Part, resize_axes, resize_first, resize_plane, spline, whole
-from mambino.ops.windows import Slab
+from mambino.ops.windows import Slab, Span
 
 BRICK = 64 * 2**20
 """Scores at output size are made in bricks of about so many bytes."""
 
+LARGE = 2**26
+"""Voxels of an image above which it is resized part by part."""
+
+_PART = 2**24  # voxels of such a part
 _LABEL_ROWS = 32  # output voxels along axis 0 that labels are resized for at once
 _LEVEL = 1e-5  # interpolated indicators closer than this are tied: float32 sums of a few terms
 
@@ -31,6 +36,7 @@ def resize(
     order: int = 3,
     separate_axis: int | None = None,
     separate_order: int = 0,
+    room: Room = in_memory,
 ) -> Array:
     """Resize the voxels of [c, *s] to [c, *shape] by splines of `order`.
 
@@ -40,6 +46,8 @@ def resize(
         order: 0 nearest, 1 linear, 3 cubic.
         separate_axis: spatial axis to treat by itself, after the others, with `separate_order`.
         separate_order: of that axis.
+        room: for the result of a numpy array. One of more than `LARGE` voxels is made in parts of its first axis, so
+            that nothing else of its size is in memory; unless another axis is separate.
 
     Returns:
         float32, clipped to the range of each channel, or of each slice where an axis is separate. The
@@ -54,9 +62,12 @@ def resize(
     array = xp.astype(array, xp.float32, copy=False)
     if all(matrix is None for matrix in matrices):
         return array
-    out = xp.empty((array.shape[0], *shape), dtype=xp.float32, device=device(array))
+    wide = (array.shape[0], *shape)
+    out = room(wide, np.float32) if is_numpy_array(array) else xp.empty(wide, dtype=xp.float32, device=device(array))
     for number in range(array.shape[0]):
-        if separate_axis is None:
+        if separate_axis in {None, 0} and max(prod(array.shape[1:]), prod(shape)) > LARGE:
+            _by_parts(array[number], matrices, out[number], slices=separate_axis == 0)
+        elif separate_axis is None:
             out[number] = _clipped(array[number], matrices)
         else:
             out[number] = _slicewise(array[number], matrices, separate_axis)
@@ -100,20 +111,22 @@ def resize_scores(
     order: int = 1,
     separate_axis: int | None = None,
     separate_order: int = 0,
+    part: Span | None = None,
 ) -> Iterator[Slab]:
     """Resize class scores from a grid of `source` voxels to `shape`, brick by brick along axis 0.
 
     The scores of all classes exist at the size of `shape` for one brick at a time.
 
     Args:
-        slabs: scores [k, rows, *rest] in order, together [k, *source].
+        slabs: scores [k, rows, *rest] in order, together [k, *source]; for a part, as far as `inputs_of` says.
         source: voxels of the grid that the slabs come from.
         shape: voxels wanted along each axis.
         order: 0 or 1; higher orders would overshoot and reach over brick borders.
         separate_axis, separate_order: as in `resize`.
+        part: what is wanted of all axes of `shape` but the first; all of them if None.
 
     Yields:
-        Consecutive slabs that together are [k, *shape], float32.
+        Consecutive slabs that together are [k, *shape], or the part of it, float32.
 
     Raises:
         ShapeError: the slabs leave a gap, end early or do not fit `source`.
@@ -122,12 +135,35 @@ def resize_scores(
     if not {order, separate_order} <= {0, 1}:
         raise OptionError(f"scores are resized by order 0 or 1, got {order} and {separate_order}")
     matrices = _matrices(source, shape, order, separate_axis, separate_order)
+    plane = [whole(matrix) for matrix in matrices[1:]]
+    if part is not None:
+        needed = _inputs(matrices, part)
+        plane = [Part(matrix, low, span) for matrix, (low, _), span in zip(matrices[1:], needed, part, strict=True)]
+        source = (source[0], *(high - low for low, high in needed))
+        shape = (shape[0], *(high - low for low, high in part))
     pending, done = None, 0
     for slab in _consecutive(slabs, source):
         pending = slab if pending is None else _joined(pending, slab)
         while (rows := _ready(pending, done, source[0], shape, matrices[0])) > done:
-            yield Slab(done, _brick(pending, done, rows, matrices))
+            yield Slab(done, _brick(pending, done, rows, matrices[0], plane))
             pending, done = _without(pending, rows, matrices[0]), rows
+
+
+def inputs_of(
+    source: Sequence[int],
+    shape: Sequence[int],
+    part: Span,
+    *,
+    order: int = 1,
+    separate_axis: int | None = None,
+    separate_order: int = 0,
+) -> Span:
+    """Return which voxels of all axes of `source` but the first a part of `shape` is made of; see `resize_scores`."""
+    return _inputs(_matrices(source, shape, order, separate_axis, separate_order), part)
+
+
+def _inputs(matrices: Sequence[Matrix | None], part: Span) -> Span:
+    return tuple(_needed(matrix, span) for matrix, span in zip(matrices[1:], part, strict=True))
 
 
 def _matrices(
@@ -151,15 +187,36 @@ def _clipped(array: Array, matrices: Sequence[Matrix | None]) -> Array:
     return xp.clip(resize_axes(array, [whole(matrix) for matrix in matrices]), xp.min(array), xp.max(array))
 
 
+def _by_parts(array: Array, matrices: Sequence[Matrix | None], out: Array, *, slices: bool) -> None:
+    """Resize [*s] into `out` some rows at a time, clipped to the range of all of it, or of each of its `slices`."""
+    xp, plane = array_namespace(array), [whole(matrix) for matrix in matrices[1:]]
+    low, high = (None, None) if slices else (xp.min(array), xp.max(array))
+    rows = max(1, _PART // max(1, prod(out.shape[1:])))
+    for first in range(0, out.shape[0], rows):
+        wanted = (first, min(first + rows, out.shape[0]))
+        start, stop = _needed(matrices[0], wanted)
+        part = Part(matrices[0], start, wanted)
+        if slices:
+            found = resize_first(_planes(array[start:stop], plane), part)
+        else:
+            found = xp.clip(resize_axes(array[start:stop], [part, *plane]), low, high)
+        out[wanted[0] : wanted[1]] = found
+
+
+def _planes(array: Array, plane: Sequence[Part]) -> Array:
+    """Resize each slice of [*s], clipped to its range."""
+    if not any(part.matrix for part in plane):
+        return array
+    xp, over = array_namespace(array), tuple(range(1, array.ndim))
+    low, high = xp.min(array, axis=over, keepdims=True), xp.max(array, axis=over, keepdims=True)
+    return xp.clip(resize_plane(array, plane), low, high)
+
+
 def _slicewise(array: Array, matrices: Sequence[Matrix | None], apart: int) -> Array:
     """Resize the slices of [*s] across one axis, each clipped to its range, then that axis."""
     xp = array_namespace(array)
     array = xp.moveaxis(array, apart, 0)
-    plane = [whole(matrix) for axis, matrix in enumerate(matrices) if axis != apart]
-    if any(part.matrix for part in plane):
-        over = tuple(range(1, array.ndim))
-        low, high = xp.min(array, axis=over, keepdims=True), xp.max(array, axis=over, keepdims=True)
-        array = xp.clip(resize_plane(array, plane), low, high)
+    array = _planes(array, [whole(matrix) for axis, matrix in enumerate(matrices) if axis != apart])
     return xp.moveaxis(resize_first(array, whole(matrices[apart])), 0, apart)
 
 
@@ -279,13 +336,13 @@ def _ready(pending: Slab, done: int, source: int, shape: Sequence[int], matrix: 
     return possible if end == source else done
 
 
-def _brick(pending: Slab, low: int, high: int, matrices: Sequence[Matrix | None]) -> Array:
-    start, stop = _needed(matrices[0], (low, high))
+def _brick(pending: Slab, low: int, high: int, first: Matrix | None, plane: Sequence[Part]) -> Array:
+    start, stop = _needed(first, (low, high))
     scores = pending.scores[:, start - pending.start : stop - pending.start]
     xp = array_namespace(scores)
     scores = xp.astype(scores, xp.float32, copy=False)
-    parts = [Part(matrices[0], start, (low, high)), *map(whole, matrices[1:])]
-    shape = [part.matrix.size[1] if part.matrix else n for n, part in zip(scores.shape[2:], parts[1:], strict=True)]
+    parts = [Part(first, start, (low, high)), *plane]
+    shape = [part.rows[1] - part.rows[0] if part.matrix else n for n, part in zip(scores.shape[2:], plane, strict=True)]
     out = xp.empty((scores.shape[0], high - low, *shape), dtype=xp.float32, device=device(scores))
     for number in range(scores.shape[0]):
         out[number] = resize_axes(scores[number], parts)

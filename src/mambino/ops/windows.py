@@ -18,6 +18,8 @@ from mambino.errors import OptionError, ShapeError
 
 Array = Any
 """A numpy array or a torch tensor."""
+Span = tuple[tuple[int, int], ...]
+"""First and last (exclusive) voxel along each of some axes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,10 +67,13 @@ def blend(
     overlap: float | Sequence[float] = 0.5,
     *,
     batch: int = 1,
+    within: Span | None = None,
 ) -> Iterator[Slab]:
     """Apply `forward` to windows over an array and yield their weighted mean, slab by slab.
 
     Where the array is smaller than the patch, zeros are put on both sides and their scores cut off.
+    Over a part of the array, the scores are those that they are over all of it: every window that touches the part is
+    made, in the same order.
 
     Args:
         forward: [n c *patch] -> [n k *patch], n at most `batch`.
@@ -76,6 +81,7 @@ def blend(
         patch: voxels of a window, one entry an axis of `s`.
         overlap: of neighbouring windows, as a share of the patch; one number, or one an axis.
         batch: windows that `forward` gets at once.
+        within: the part of all axes but the first that scores are wanted of; all if None.
 
     Yields:
         Slabs in order; together they have exactly the rows of the array.
@@ -89,20 +95,37 @@ def blend(
     inside = tuple(array.shape[1:])
     array, before = _padded(array, patch)
     starts = _starts(array.shape[1:], patch, overlap)
-    rows = _rows(forward, array, patch, starts, batch)
-    crop = tuple(slice(first, first + size) for first, size in zip(before[1:], inside[1:], strict=True))
-    for start, scores in rows:
+    sums = [_total(*axis) for axis in zip(array.shape[1:], patch, starts, strict=True)]
+    crop = [(b + low, b + high) for b, (low, high) in zip(before[1:], within or _all(inside[1:]), strict=True)]
+    for axis, (low, high) in enumerate(crop, start=1):
+        starts[axis] = [start for start in starts[axis] if start < high and start + patch[axis] > low]
+        first, last = starts[axis][0], starts[axis][-1] + patch[axis]
+        array = array[(slice(None),) * (axis + 1) + (slice(first, last),)]
+        starts[axis] = [start - first for start in starts[axis]]
+        sums[axis] = sums[axis][first:last]
+        crop[axis - 1] = (low - first, high - first)
+    for start, scores in _rows(forward, array, patch, starts, sums, batch):
         low, high = max(start, before[0]), min(start + scores.shape[1], before[0] + inside[0])
-        yield Slab(low - before[0], scores[(slice(None), slice(low - start, high - start), *crop)])
+        rows = (slice(None), slice(low - start, high - start), *(slice(*span) for span in crop))
+        yield Slab(low - before[0], scores[rows])
+
+
+def _all(shape: Sequence[int]) -> Span:
+    return tuple((0, size) for size in shape)
 
 
 def _rows(
-    forward: Callable[[Array], Array], array: Array, patch: Sequence[int], starts: list[list[int]], batch: int
+    forward: Callable[[Array], Array],
+    array: Array,
+    patch: Sequence[int],
+    starts: list[list[int]],
+    sums: list[NDArray[np.float32]],
+    batch: int,
 ) -> Iterator[tuple[int, Array]]:
-    """Yield finished rows of the padded array with the index of the first."""
+    """Yield finished rows of the padded array with the index of the first; `sums` are of weights along each axis."""
     xp, where = array_namespace(array), device(array)
     weights = xp.asarray(gaussian(patch), device=where)
-    first_sum, *other_sums = [_total(*axis) for axis in zip(array.shape[1:], patch, starts, strict=True)]
+    first_sum, *other_sums = sums
     rest = xp.asarray(_outer(other_sums), device=where)
     open_rows: Array = None
     for start, following in pairwise([*starts[0], array.shape[1]]):

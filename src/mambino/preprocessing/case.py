@@ -5,7 +5,7 @@ the last to the first: resample the scores, take a label for each voxel, put the
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +18,14 @@ from mambino.core.grid import Grid, check_same_place, orienting
 from mambino.core.image import Image, Segmentation
 from mambino.core.labels import Labels
 from mambino.core.plan import Config
+from mambino.core.scratch import Room, copied, in_memory, slabs
 from mambino.errors import DataError, ShapeError
-from mambino.ops.resample import resize, resize_labels, resize_scores
-from mambino.ops.windows import Slab
+from mambino.ops.resample import inputs_of, resize, resize_labels, resize_scores
+from mambino.ops.windows import Slab, Span
 from mambino.preprocessing.intensity import normalise
+
+Run = Callable[[Span | None], Iterable[Slab]]
+"""Gives logits of consecutive rows, over a span of all other axes of the prepared grid; of all where it is None."""
 
 ANISOTROPIC = 3.0
 """A grid whose coarsest spacing exceeds its finest by more than this has an axis apart (nnU-Net)."""
@@ -52,8 +56,13 @@ class Prepared:
     start: tuple[int, ...]
 
 
-def prepare(image: Image, config: Config) -> Prepared:
+def prepare(image: Image, config: Config, room: Room = in_memory) -> Prepared:
     """Turn, crop, normalise and resample an image.
+
+    Args:
+        image: is not changed.
+        config: how.
+        room: for arrays of the size of the image; beside them, parts of `scratch.SLAB` voxels are in memory.
 
     Raises:
         DataError: the image has another number of channels or axes than the configuration, voxels
@@ -64,11 +73,12 @@ def prepare(image: Image, config: Config) -> Prepared:
     turned = image.grid.transpose(order)
     for axis in flips:
         turned = turned.flip(axis)
-    array = _float32(_turn(image.array, (0, *(axis + 1 for axis in order)), tuple(axis + 1 for axis in flips)))
+    seen = _turn(image.array, (0, *(axis + 1 for axis in order)), tuple(axis + 1 for axis in flips))
+    array = _float32(seen, room)
     _check_finite(array, image.array)
     start, shape = _box(array) if config.crop else ((0,) * turned.dim, turned.shape)
     cropped = turned.crop(start, shape)
-    array = _normalised(_part(array, start, shape), config)
+    array = _normalised(_part(array, start, shape), config, room)
     grid = cropped.resample(_new_shape(cropped, config))
     how = config.resample
     array = resize(
@@ -77,6 +87,7 @@ def prepare(image: Image, config: Config) -> Prepared:
         order=how.image_order,
         separate_axis=_separate_axis(cropped, config, back=False),
         separate_order=how.separate_order,
+        room=room,
     )
     return Prepared(np.ascontiguousarray(array), image.grid, turned, cropped, grid, order, flips, start)
 
@@ -101,30 +112,43 @@ def prepare_labels(segmentation: Segmentation, prepared: Prepared, config: Confi
     return np.ascontiguousarray(labels, np.int16)
 
 
-def restore(slabs: Iterable[Slab], prepared: Prepared, labels: Labels, config: Config) -> Segmentation:
+def restore(
+    run: Run,
+    prepared: Prepared,
+    labels: Labels,
+    config: Config,
+    *,
+    parts: Sequence[Span] = (),
+    room: Room = in_memory,
+) -> Segmentation:
     """Turn class scores into labels on the grid of the image.
 
     Scores are resampled and reduced to labels brick by brick, so that the scores of all classes never
     exist at the size of the image.
 
     Args:
-        slabs: logits [k, rows, *rest] of consecutive rows of the prepared grid.
+        run: gives the logits [k, rows, *rest] of consecutive rows of the prepared grid, over a span of its other axes.
         prepared: what `prepare` made of the image.
         labels: what the classes mean. Each voxel gets the class of the largest logit; regions are
             painted in order wherever their logit is above 0, a probability above one half.
         config: of the network that the logits come from.
+        parts: spans of all axes but the first of `prepared.cropped` that are made one after the other; together they
+            cover it. All at once if there are none.
+        room: for arrays of the size of the image.
 
     Raises:
         ShapeError: the slabs do not make up the prepared grid, or their number of classes is not that of `labels`.
     """
-    box = np.empty(prepared.cropped.shape, _smallest_type(labels))
-    for slab in _image_scores(slabs, prepared, labels, config):
-        numbers = _painted(slab.scores, labels) if labels.has_regions else _largest(slab.scores, labels)
-        box[slab.start : slab.start + len(numbers)] = np.asarray(to_device(numbers, "cpu"))
-    return Segmentation(_unturn(_uncrop(box, prepared), prepared), prepared.image, labels)
+    box = room(prepared.cropped.shape, _smallest_type(labels))
+    for part in parts or [None]:
+        for slab in _image_scores(run, prepared, labels, config, part):
+            numbers = _painted(slab.scores, labels) if labels.has_regions else _largest(slab.scores, labels)
+            place = (slice(slab.start, slab.start + len(numbers)), *(slice(*span) for span in part or ()))
+            box[place] = np.asarray(to_device(numbers, "cpu"))
+    return Segmentation(_unturn(_uncrop(box, prepared, room), prepared, room), prepared.image, labels)
 
 
-def restore_scores(slabs: Iterable[Slab], prepared: Prepared, labels: Labels, config: Config) -> NDArray[np.float32]:
+def restore_scores(run: Run, prepared: Prepared, labels: Labels, config: Config) -> NDArray[np.float32]:
     """Turn logits into class probabilities [k, *s] on the grid of the image.
 
     Softmax over classes, or a sigmoid for each region. Outside the box that was cropped to, background
@@ -136,11 +160,11 @@ def restore_scores(slabs: Iterable[Slab], prepared: Prepared, labels: Labels, co
     out = np.zeros((labels.out_channels, *prepared.turned.shape), np.float32)
     out[0] = not labels.has_regions
     box = _part(out, prepared.start, prepared.cropped.shape)
-    for slab in _image_scores(slabs, prepared, labels, config):
+    for slab in _image_scores(run, prepared, labels, config):
         scores = np.asarray(to_device(slab.scores, "cpu"))
         rows = slice(slab.start, slab.start + scores.shape[1])
         box[:, rows] = _sigmoid(scores) if labels.has_regions else _softmax(scores)
-    return np.stack([_unturn(channel, prepared) for channel in out])
+    return np.stack([_unturn(channel, prepared, in_memory) for channel in out])
 
 
 def data_side(config: Config) -> str:
@@ -172,15 +196,17 @@ def _plural(channels: int) -> str:
     return "channel" if channels == 1 else "channels"
 
 
-def _float32(array: NDArray[np.generic]) -> NDArray[np.float32]:
+def _float32(array: NDArray[np.generic], room: Room = in_memory) -> NDArray[np.float32]:
+    if array.dtype == np.float32 and array.flags.c_contiguous:
+        return array  # type: ignore[return-value]
     with np.errstate(over="ignore"):  # what float32 cannot hold is found as not finite
-        return np.ascontiguousarray(array, np.float32)
+        return copied(array, np.float32, room)
 
 
 def _check_finite(array: NDArray[np.float32], given: NDArray[np.generic]) -> None:
     if given.dtype.kind in "biu":
         return
-    count = array.size - int(np.isfinite(array).sum())
+    count = sum(_infinite(channel[rows]) for channel in array for rows in slabs(channel.shape))
     if count:
         channel, *place = (int(i) for i in np.argwhere(~np.isfinite(_float32(given)))[0])
         raise DataError(
@@ -188,6 +214,10 @@ def _check_finite(array: NDArray[np.float32], given: NDArray[np.generic]) -> Non
             f"the first in channel {channel} at {tuple(place)}",
             hint="mend a copy: mambino check DATA --repair -o COPY",
         )
+
+
+def _infinite(array: NDArray[np.float32]) -> int:
+    return array.size - int(np.isfinite(array).sum())
 
 
 def _turning(grid: Grid, config: Config) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -207,22 +237,23 @@ def _turn(array: NDArray[Any], order: tuple[int, ...], flips: tuple[int, ...]) -
     return np.flip(array.transpose(order), flips)
 
 
-def _unturn(array: NDArray[Any], prepared: Prepared) -> NDArray[Any]:
-    back = np.argsort(prepared.order)
-    return np.ascontiguousarray(np.flip(array, prepared.flips).transpose(back))
+def _unturn(array: NDArray[Any], prepared: Prepared, room: Room) -> NDArray[Any]:
+    back = np.flip(array, prepared.flips).transpose(np.argsort(prepared.order))
+    return back if back.flags.c_contiguous else copied(back[None], back.dtype, room)[0]
 
 
 def _box(array: NDArray[np.float32]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Find the smallest box round every voxel that is not zero in all channels; all of it where there is none."""
-    filled = (array != 0).any(0)
-    start, shape = [], []
-    for axis in range(filled.ndim):
-        used = np.flatnonzero(filled.any(tuple(a for a in range(filled.ndim) if a != axis)))
-        if not used.size:
-            return (0,) * filled.ndim, filled.shape
-        start.append(int(used[0]))
-        shape.append(int(used[-1]) + 1 - start[-1])
-    return tuple(start), tuple(shape)
+    used = [np.zeros(size, bool) for size in array.shape[1:]]
+    for rows in slabs(array.shape[1:]):
+        filled = (array[:, rows] != 0).any(0)
+        for axis, found in enumerate(used):
+            here = filled.any(tuple(a for a in range(filled.ndim) if a != axis))
+            found[rows if axis == 0 else slice(None)] |= here
+    places = [np.flatnonzero(found) for found in used]
+    if not places[0].size:
+        return (0,) * len(used), array.shape[1:]
+    return tuple(int(p[0]) for p in places), tuple(int(p[-1]) + 1 - int(p[0]) for p in places)
 
 
 def _part(array: NDArray[Any], start: tuple[int, ...], shape: tuple[int, ...]) -> NDArray[Any]:
@@ -231,20 +262,23 @@ def _part(array: NDArray[Any], start: tuple[int, ...], shape: tuple[int, ...]) -
     return part
 
 
-def _uncrop(box: NDArray[np.unsignedinteger], prepared: Prepared) -> NDArray[np.unsignedinteger]:
-    whole = np.zeros(prepared.turned.shape, box.dtype)
+def _uncrop(box: NDArray[np.unsignedinteger], prepared: Prepared, room: Room) -> NDArray[np.unsignedinteger]:
+    if box.shape == prepared.turned.shape:
+        return box
+    whole: NDArray[np.unsignedinteger] = room(prepared.turned.shape, box.dtype)
+    whole[...] = 0
     _part(whole, prepared.start, box.shape)[...] = box
     return whole
 
 
-def _normalised(array: NDArray[np.float32], config: Config) -> NDArray[np.float32]:
+def _normalised(array: NDArray[np.float32], config: Config, room: Room) -> NDArray[np.float32]:
     inside = None
     if any(how.inside for how in config.normalise):
         # Zeros inside the body belong to it, so holes are filled (nnU-Net).
         inside = ndimage.binary_fill_holes((array != 0).any(0))
-    scaled = np.empty_like(array, order="C")
+    scaled: NDArray[np.float32] = room(array.shape, np.float32)
     for channel, how in enumerate(config.normalise):
-        scaled[channel] = normalise(array[channel], how, inside)
+        normalise(array[channel], how, inside, scaled[channel])
     return scaled
 
 
@@ -273,15 +307,18 @@ def _separate_axis(cropped: Grid, config: Config, *, back: bool) -> int | None:
     return None
 
 
-def _image_scores(slabs: Iterable[Slab], prepared: Prepared, labels: Labels, config: Config) -> Iterator[Slab]:
-    return resize_scores(
-        _checked(slabs, labels),
-        prepared.grid.shape,
-        prepared.cropped.shape,
-        order=min(config.resample.label_order, 1),
-        separate_axis=_separate_axis(prepared.cropped, config, back=True),
-        separate_order=min(config.resample.separate_order, 1),
-    )
+def _image_scores(
+    run: Run, prepared: Prepared, labels: Labels, config: Config, part: Span | None = None
+) -> Iterator[Slab]:
+    axis = _separate_axis(prepared.cropped, config, back=True)
+    how: dict[str, Any] = {
+        "order": min(config.resample.label_order, 1),
+        "separate_axis": axis,
+        "separate_order": min(config.resample.separate_order, 1),
+    }
+    source, shape = prepared.grid.shape, prepared.cropped.shape
+    needed = inputs_of(source, shape, part, **how) if part else None
+    return resize_scores(_checked(run(needed), labels), source, shape, part=part, **how)
 
 
 def _checked(slabs: Iterable[Slab], labels: Labels) -> Iterator[Slab]:

@@ -1,16 +1,23 @@
 """Normalisation: how the intensities of one channel become what a network expects. One function a scheme."""
 
+import math
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
 from mambino.core.plan import Normalise
+from mambino.core.scratch import slabs
 from mambino.errors import DataError
 
 _SMALLEST = 1e-8  # of a deviation: a constant image becomes zero, not infinite
 
 
 def normalise(
-    channel: NDArray[np.float32], how: Normalise, inside: NDArray[np.bool_] | None = None
+    channel: NDArray[np.float32],
+    how: Normalise,
+    inside: NDArray[np.bool_] | None = None,
+    out: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
     """Scale one channel [*s].
 
@@ -18,52 +25,66 @@ def normalise(
         channel: voxels of the box that is left after cropping.
         how: scheme and its numbers.
         inside: [*s] the voxels to take statistics of, where `how.inside` asks for it; the others become 0.
+        out: where the result goes; a new array if None.
 
     Raises:
         DataError: the values are outside the range that the scheme was made for.
     """
+    out = np.empty(channel.shape, np.float32) if out is None else out
+    inside = inside if how.inside else None
+    offset, scale = _line(channel, how, inside)
+    for rows in slabs(channel.shape):
+        part = channel[rows]
+        if how.scheme == "ct":
+            part = np.clip(part, np.float32(how.lower), np.float32(how.upper))
+        scaled = out[rows]
+        np.subtract(part, offset, out=scaled)
+        if scale != 1:
+            scaled /= scale
+        if how.scheme == "zscore" and inside is not None:
+            scaled[~inside[rows]] = 0
+    return out
+
+
+def _line(
+    channel: NDArray[np.float32], how: Normalise, inside: NDArray[np.bool_] | None
+) -> tuple[np.float32, np.float32]:
+    """Return what is subtracted from each voxel, and what it is divided by then.
+
+    "ct": mean and deviation of the training set's foreground, after clipping. "zscore": the image's own, over `inside`
+    where given. "rgb": 0 and 255. "none": 0 and 1.
+    """
     match how.scheme:
         case "ct":
-            return ct(channel, how)
+            return np.float32(how.mean), np.float32(max(how.std, _SMALLEST))
         case "zscore":
-            return zscore(channel, inside if how.inside else None)
+            mean, deviation = _moments(channel, inside)
+            return np.float32(mean), np.float32(max(deviation, _SMALLEST))
         case "rgb":
-            return rgb(channel)
+            _check_colours(channel)
+            return np.float32(0), np.float32(255)
         case "none":
-            return channel
+            return np.float32(0), np.float32(1)
 
 
-def ct(channel: NDArray[np.float32], how: Normalise) -> NDArray[np.float32]:
-    """Clip to [lower, upper], subtract the mean and divide by the deviation of the training set's foreground."""
-    scaled = np.clip(channel, np.float32(how.lower), np.float32(how.upper))
-    scaled -= np.float32(how.mean)
-    scaled /= np.float32(max(how.std, _SMALLEST))
-    return scaled
+def _moments(channel: NDArray[np.float32], inside: NDArray[np.bool_] | None) -> tuple[float, float]:
+    """Return mean and deviation; of no voxels (0, 1)."""
+
+    def parts() -> Iterator[NDArray[np.float32]]:
+        for rows in slabs(channel.shape):
+            yield channel[rows] if inside is None else channel[rows][inside[rows]]
+
+    count = sum(part.size for part in parts())
+    if not count:
+        return 0.0, 1.0
+    mean = sum(float(part.sum(dtype=np.float64)) for part in parts()) / count
+    return mean, math.sqrt(sum(float(np.square(part - np.float64(mean)).sum()) for part in parts()) / count)
 
 
-def zscore(channel: NDArray[np.float32], inside: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
-    """Subtract the image's own mean and divide by its own deviation, taken over `inside` where given."""
-    voxels = channel if inside is None else channel[inside]
-    if not voxels.size:
-        return np.zeros_like(channel)
-    mean, deviation = voxels.mean(dtype=np.float64), voxels.std(dtype=np.float64)
-    scaled = channel - np.float32(mean)
-    scaled /= np.float32(max(deviation, _SMALLEST))
-    if inside is not None:
-        scaled[~inside] = 0
-    return scaled
-
-
-def rgb(channel: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Divide by 255.
-
-    Raises:
-        DataError: a value is below 0 or above 255.
-    """
+def _check_colours(channel: NDArray[np.float32]) -> None:
     low, high = float(channel.min()), float(channel.max())
     if low < 0 or high > 255:
         raise DataError(
             f"colours are numbers from 0 to 255, but the image holds {low:g} to {high:g}",
             hint="convert the image to 8 bits a channel",
         )
-    return channel / np.float32(255)
