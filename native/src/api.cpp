@@ -107,7 +107,7 @@ void backward(const mambino_scan &s, const mambino_scan_gradients &g, const Kern
     const int64_t blocks = k.blocks(s), of_group = blocks / s.groups, sets = s.batch * s.groups;
     const int64_t wanted = (threads + sets - 1) / sets, each = (of_group + wanted - 1) / wanted;
     const int64_t parts = (of_group + each - 1) / each, width = k.sum_width(s);
-    const bool summed = s.rank || !s.constant_B || !s.constant_C;
+    const bool summed = width && (s.rank || !s.constant_B || !s.constant_C);
     const bool alone = parts == 1 && (s.groups == 1 || !s.rank);
     const size_t kept = size_t(alone && s.length > MAMBINO_CHUNK ? MAMBINO_CHUNK : s.length);
     const size_t sums = summed ? kept * size_t(width) * size_t(bytes) : 0, record = k.channel_sum(s);

@@ -24,10 +24,10 @@ template <class T> double spin(int64_t rounds) {
 }
 
 template <class T> constexpr Kernels kernels() {
-    return {blocks<T>,       forward_scratch<T>, backward_scratch<T>, channel_sum<T>,     sum_width<T>,
-            forward<T>,      backward<T>,        sum_tokens<T>,       sum_channels<T>,    conv_forward<T>,
-            conv_backward<T>, conv_sum<T>,       norm_sums<T>,        norm_apply<T>,      norm_sums_back<T>,
-            norm_apply_back<T>, layer_norm<T>,   grid_conv<T>,        spin<T>,            Lanes<T>::count};
+    return {blocks<T>,        forward_scratch<T>, backward_scratch<T>, channel_sum<T>,  sum_width<T>,
+            forward<T>,       backward<T>,        sum_tokens<T>,       sum_channels<T>, conv_forward<T>,
+            conv_backward<T>, conv_sum<T>,        norm_sums<T>,        norm_apply<T>,   norm_sums_back<T>,
+            norm_apply_back<T>, layer_norm<T>,    grid_conv<T>,        spin<T>,         Lanes<T>::count};
 }
 
 }  // namespace MAMBINO_TARGET

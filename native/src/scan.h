@@ -25,9 +25,10 @@ constexpr int FORWARD_STATES = 8;
 
 constexpr int MOST_PARTS = 4;
 
-// How many states of a channel stand in one vector: as many as there are lanes for, and none without its lane.
+// How many states of a channel stand in one vector: as many as there are lanes for, and none without its lane. Constant
+// couplings are rare, and do without.
 template <class T> MAMBINO_INLINE int parts(const mambino_scan &s) {
-    int count = MOST_PARTS;
+    int count = s.constant_B || s.constant_C ? 1 : MOST_PARTS;
     while (count > 1 && (s.channels / s.groups * count > Lanes<T>::count || s.states % count)) count /= 2;
     return count;
 }
@@ -97,15 +98,27 @@ template <class T> struct Tile {
     T steepest;                                    // the largest |step|, where exponents have an end
 };
 
-// The tokens of one chunk, and the rows of B and C of one group.
+// Rows of the tokens of one chunk, and of B and C of one group. `out` is y, or backwards the gradient of u.
 template <class T> struct Steps {
     int64_t token[CHUNK];
+    T *u[CHUNK], *delta[CHUNK], *z[CHUNK], *out[CHUNK];
     const T *B[CHUNK], *C[CHUNK];
     int count = 0;
 
-    void seek(const mambino_scan &s, int64_t first) {
+    void find(T **rows, const mambino_rows &in, int64_t batch) const {
+        if (!in.data) return;
+        T *const base = row<T>(in, batch, 0);
+        const int64_t apart = in.token, all = count;
+        for (int64_t t = 0; t < all; t++) rows[t] = base + token[t] * apart;
+    }
+
+    void seek(const mambino_scan &s, const mambino_rows &to, int64_t batch, int64_t first) {
         count = s.length - first < CHUNK ? int(s.length - first) : CHUNK;
         for (int t = 0; t < count; t++) token[t] = s.order ? s.order[first + t] : first + t;
+        find(u, s.u, batch);
+        find(delta, s.delta, batch);
+        find(z, s.z, batch);
+        find(out, to, batch);
     }
 
     void aim(const mambino_scan &s, int64_t batch, int64_t group) {
@@ -117,7 +130,9 @@ template <class T> struct Steps {
 };
 
 // Numbers of the channels, each in all its parts.
-template <class T, int P> MAMBINO_INLINE Vec<T> load_wide(const T *from, int width) { return widened<T, P>(load_some(from, width)); }
+template <class T, int P> MAMBINO_INLINE Vec<T> load_wide(const T *from, int width) {
+    return widened<T, P>(load_some(from, width));
+}
 
 template <class T, int P> void read_parameters(const mambino_scan &s, const Layout<T> &at, const Block &b, Vec<T> *v) {
     const int64_t c = b.channel;
@@ -128,8 +143,8 @@ template <class T, int P> void read_parameters(const mambino_scan &s, const Layo
     for (int64_t n = 0; n < at.states; n++) {
         const int64_t from = c * s.states + n * P;
         v[at.rates + n] = gathered<T, P>((const T *)s.A + from, s.states, b.width) * T(LOG2E);
-        if (s.constant_B) v[at.B + n] = gathered<T, P>((const T *)s.B.data + from, s.states, b.width);
-        if (s.constant_C) v[at.C + n] = gathered<T, P>((const T *)s.C.data + from, s.states, b.width);
+        if (s.constant_B) v[at.B + n] = gathered((const T *)s.B.data + from, s.states, b.width);
+        if (s.constant_C) v[at.C + n] = gathered((const T *)s.C.data + from, s.states, b.width);
     }
 }
 
@@ -150,7 +165,7 @@ template <class T> MAMBINO_INLINE T *saved_row(const mambino_scan &s, int64_t ba
 
 // The step sizes before softplus of T tokens that follow each other, from those numbers of each that `from` points to.
 template <class T, int TOKENS>
-MAMBINO_INLINE void raw_steps(const T *const *from, int64_t rank, const Vec<T> *W, const Vec<T> &bias, Vec<T> *to) {
+MAMBINO_INLINE void raw_steps(T *const *from, int64_t rank, const Vec<T> *W, const Vec<T> &bias, Vec<T> *to) {
     Vec<T> raw[TOKENS];
     for (int i = 0; i < TOKENS; i++) raw[i] = bias;
     for (int64_t r = 0; r < rank; r++)
@@ -159,47 +174,38 @@ MAMBINO_INLINE void raw_steps(const T *const *from, int64_t rank, const Vec<T> *
 }
 
 // The step sizes of a chunk before softplus: some tokens at a time, so that their sums do not wait for each other.
-template <class T, int P>
-void read_steps(Vec<T> *to, const mambino_scan &s, const Steps<T> &steps, int64_t batch, const Block &b, const Vec<T> *v, int64_t W) {
+template <class T> void make_steps(Vec<T> *to, const Steps<T> &steps, int64_t rank, const Vec<T> *W, const Vec<T> &bias) {
     constexpr int AT_ONCE = 8;
-    const T *from[CHUNK];
-    for (int t = 0; t < steps.count; t++) from[t] = row<T>(s.delta, batch, steps.token[t]);
     int t = 0;
-    if (s.rank)
-        for (; t + AT_ONCE <= steps.count; t += AT_ONCE) raw_steps<T, AT_ONCE>(from + t, s.rank, v + W, v[1], to + t);
-    for (; t < steps.count; t++)
-        if (s.rank)
-            raw_steps<T, 1>(from + t, s.rank, v + W, v[1], to + t);
-        else
-            to[t] = load_wide<T, P>(from[t] + b.channel, b.width) + v[1];
+    for (; t + AT_ONCE <= steps.count; t += AT_ONCE) raw_steps<T, AT_ONCE>(steps.delta + t, rank, W, bias, to + t);
+    for (; t < steps.count; t++) raw_steps<T, 1>(steps.delta + t, rank, W, bias, to + t);
 }
 
 // Rows lie far apart, so no processor guesses the next one. WRITE: what will be written.
-template <class T, int WRITE = 0>
-MAMBINO_INLINE void prefetch(const mambino_rows &rows, int64_t batch, int64_t token, int64_t channel) {
-    __builtin_prefetch(row<T>(rows, batch, token) + channel, WRITE);
-}
+template <int WRITE = 0> MAMBINO_INLINE void prefetch(const void *at) { __builtin_prefetch(at, WRITE); }
 
+// Read a tile. `next` and `soon` are the rows and the first channel of the one after it, which are fetched meanwhile.
 template <class T, int P>
-void fill(Tile<T> &tile, const mambino_scan &s, const mambino_rows &out, const Steps<T> &steps, const Steps<T> &next,
-          int64_t batch, const Block &b, const Vec<T> *v, int64_t W, Vec<T> *slope = nullptr) {
+void fill(Tile<T> &tile, const mambino_scan &s, const Steps<T> &steps, const Steps<T> &next, int64_t soon, const Block &b,
+          const Vec<T> *v, int64_t W, Vec<T> *slope = nullptr) {
     Vec<T> most = {};
-    read_steps<T, P>(tile.step, s, steps, batch, b, v, W);
+    const int64_t channel = b.channel, own = s.rank ? 0 : soon;
+    const bool gate = s.z.data, smooth = s.softplus, made = s.rank;
+    if (s.rank) make_steps(tile.step, steps, s.rank, v + W, v[1]);
     for (int t = 0; t < steps.count; t++) {
-        const int64_t token = steps.token[t];
         if (t < next.count) {
-            prefetch<T>(s.u, batch, next.token[t], b.channel);
-            prefetch<T>(s.delta, batch, next.token[t], s.rank ? 0 : b.channel);
-            prefetch<T, 1>(out, batch, next.token[t], b.channel);
-            if (s.z.data) prefetch<T>(s.z, batch, next.token[t], b.channel);
+            prefetch(next.u[t] + soon);
+            prefetch(next.delta[t] + own);
+            prefetch<1>(next.out[t] + soon);
+            if (gate) prefetch(next.z[t] + soon);
         }
-        const Vec<T> u = load_wide<T, P>(row<T>(s.u, batch, token) + b.channel, b.width);
-        Vec<T> step = tile.step[t];
+        const Vec<T> u = load_wide<T, P>(steps.u[t] + channel, b.width);
+        Vec<T> step = made ? tile.step[t] : load_wide<T, P>(steps.delta[t] + channel, b.width) + v[1];
         if (slope) {
-            const Sloped<T> both = s.softplus ? softplus_sloped<T>(step) : Sloped<T>{step, splat<T>(1)};
+            const Sloped<T> both = smooth ? softplus_sloped<T>(step) : Sloped<T>{step, splat<T>(1)};
             step = both.value;
             slope[t] = both.slope;
-        } else if (s.softplus) {
+        } else if (smooth) {
             step = softplus<T>(step);
         }
         if constexpr (!NATIVE_SCALE) most = larger<T>(most, magnitude<T>(step));
@@ -259,19 +265,19 @@ void advance(Tile<T> &tile, const Steps<T> &steps, int64_t first, const Own<T> &
 }
 
 // Spread shared rows over the channels: what a scan with one constant coupling does with the other one.
-template <class T, int P> const Vec<T> *spread(const T *const *rows, int count, int64_t states, Vec<T> *to) {
+template <class T> const Vec<T> *spread(const T *const *rows, int count, int64_t states, Vec<T> *to) {
     for (int t = 0; t < count; t++)
-        for (int64_t n = 0; n < states; n++) to[t * states + n] = repeated<T, P>(rows[t] + n * P);
+        for (int64_t n = 0; n < states; n++) to[t * states + n] = splat(rows[t][n]);
     return to;
 }
 
-template <class T, int P> Own<T> own_couplings(const mambino_scan &s, const Steps<T> &steps, const Layout<T> &at, Vec<T> *v) {
+template <class T> Own<T> own_couplings(const mambino_scan &s, const Steps<T> &steps, const Layout<T> &at, Vec<T> *v) {
     Own<T> own;
     if (!s.constant_B && !s.constant_C) return own;
-    own.B = s.constant_B ? v + at.B : spread<T, P>(steps.B, steps.count, at.states, v + at.spread);
-    own.C = s.constant_C ? v + at.C : spread<T, P>(steps.C, steps.count, at.states, v + at.spread);
-    own.step_B = s.constant_B ? 0 : at.states;
-    own.step_C = s.constant_C ? 0 : at.states;
+    own.B = s.constant_B ? v + at.B : spread(steps.B, steps.count, s.states, v + at.spread);
+    own.C = s.constant_C ? v + at.C : spread(steps.C, steps.count, s.states, v + at.spread);
+    own.step_B = s.constant_B ? 0 : s.states;
+    own.step_C = s.constant_C ? 0 : s.states;
     return own;
 }
 
@@ -283,8 +289,9 @@ MAMBINO_INLINE int64_t advance_while(Tile<T> &tile, const Steps<T> &steps, const
 }
 
 // All states through a chunk, as many at a time as there are registers for.
-template <class T, int P, bool SAFE> void advance_all(const mambino_scan &s, Tile<T> &tile, const Steps<T> &steps, const Layout<T> &at, Vec<T> *v) {
-    const Own<T> own = own_couplings<T, P>(s, steps, at, v);
+template <class T, int P, bool SAFE>
+void advance_all(const mambino_scan &s, Tile<T> &tile, const Steps<T> &steps, const Layout<T> &at, Vec<T> *v) {
+    const Own<T> own = P > 1 ? Own<T>{} : own_couplings(s, steps, at, v);
     int64_t n = 0;
     if (own.B) {
         n = advance_while<T, 1, 4, true, SAFE>(tile, steps, own, at, v, n);
@@ -297,15 +304,16 @@ template <class T, int P, bool SAFE> void advance_all(const mambino_scan &s, Til
 }
 
 template <class T, int P>
-void finish(const Tile<T> &tile, const mambino_scan &s, const Steps<T> &steps, int64_t batch, const Block &b) {
+void finish(const Tile<T> &tile, const mambino_scan &s, const Steps<T> &steps, const Block &b) {
+    const bool gate = s.z.data, add = s.accumulate;
     for (int t = 0; t < steps.count; t++) {
         Vec<T> out = narrowed<T, P>(joined<T, P>(tile.out[t]));
-        if (s.z.data) {
-            const Vec<T> z = load_some(row<T>(s.z, batch, steps.token[t]) + b.channel, b.width);
+        if (gate) {
+            const Vec<T> z = load_some(steps.z[t] + b.channel, b.width);
             out *= z * sigmoid<T>(z);
         }
-        T *to = row<T>(s.y, batch, steps.token[t]) + b.channel;
-        if (s.accumulate) out += load_some(to, b.width);
+        T *to = steps.out[t] + b.channel;
+        if (add) out += load_some(to, b.width);
         store_some(to, out, b.width);
     }
 }
@@ -332,24 +340,28 @@ template <class T, int P> void forward_in_parts(const Task &task) {
         read_state<T, P>(s, s.state, task.batch, block_at<T>(s, i), of(i) + at.state);
     }
     Tile<T> tile;
-    Steps<T> steps, next;
-    next.seek(s, 0);
+    Steps<T> both[2], *now = both, *next = both + 1;
+    next->seek(s, s.y, task.batch, 0);
+    Block after = block_at<T>(s, task.first);
     for (int64_t first = 0; first < s.length; first += CHUNK) {
-        steps = next;
-        next.count = 0;
-        if (first + CHUNK < s.length) next.seek(s, first + CHUNK);
+        Steps<T> &steps = *next;
+        next = now, now = &steps;
+        next->count = 0;
+        if (first + CHUNK < s.length) next->seek(s, s.y, task.batch, first + CHUNK);
         int64_t group = -1;
         for (int64_t i = task.first; i < task.last; i++) {
-            const Block b = block_at<T>(s, i);
+            const bool more = i + 1 < task.last;
+            const Block b = after;
+            after = block_at<T>(s, more ? i + 1 : task.first);
             Vec<T> *const v = of(i);
             if (b.group != group) steps.aim(s, task.batch, group = b.group);
             if (s.saved) save_states<T, P>(s, task.batch, first / CHUNK, b, v + at.state);
-            fill<T, P>(tile, s, s.y, steps, next, task.batch, b, v, at.W);
+            fill<T, P>(tile, s, steps, more ? steps : *next, after.channel, b, v, at.W);
             if (gentle(tile, at, v))
                 advance_all<T, P, false>(s, tile, steps, at, v);
             else
                 advance_all<T, P, !NATIVE_SCALE>(s, tile, steps, at, v);
-            finish<T, P>(tile, s, steps, task.batch, b);
+            finish<T, P>(tile, s, steps, b);
         }
     }
     for (int64_t i = task.first; s.last && i < task.last; i++)

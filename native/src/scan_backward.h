@@ -21,15 +21,63 @@ template <class T> struct Trace {
     Vec<T> decay[CHUNK * BACKWARD_STATES], kept[CHUNK * BACKWARD_STATES];
 };
 
+// Which of the blocks of a chunk one is, for the sums over channels: the only one writes them as they are.
+enum Place { FIRST, LATER, ONLY };
+
+// Whether each group is one block, with couplings that its channels share; channels in parts always are.
+template <class T> MAMBINO_INLINE bool single(const mambino_scan &s) {
+    return !s.constant_B && !s.constant_C && s.channels / s.groups <= Lanes<T>::count;
+}
+
+// Rows of gradients too: of y, which comes in, and of what goes out; of B and C where a group is a single block.
+template <class T> struct StepsBack : Steps<T> {
+    T *outer[CHUNK], *into_delta[CHUNK], *into_z[CHUNK], *into_B[CHUNK], *into_C[CHUNK];
+
+    void seek_back(const mambino_scan &s, const mambino_scan_gradients &g, int64_t batch, int64_t first, int64_t group) {
+        this->seek(s, g.u, batch, first);
+        this->aim(s, batch, group);
+        this->find(outer, g.y, batch);
+        if (!s.rank) this->find(into_delta, g.delta, batch);
+        if (s.z.data) this->find(into_z, g.z, batch);
+        if (!single<T>(s)) return;
+        this->find(into_B, g.B, batch);
+        this->find(into_C, g.C, batch);
+        for (int t = 0; t < this->count; t++) into_B[t] += group * g.B.group, into_C[t] += group * g.C.group;
+    }
+};
+
 // Where gradients of B and C are added up: one vector a state, and of each step where the coupling is shared.
 template <class T> struct Sums {
     Vec<T> *B, *C;
     int64_t step_B, step_C;
+    bool add;  // to what is in the rows of gradients
 };
 
-// Run NB vectors of states through a chunk again, and the gradients back through them. FRESH: nothing was added to the sums yet.
-template <class T, int P, int NB, bool OWN, bool SAFE, bool GATE, bool FRESH>
-void retreat(TileBack<T> &tile, const Steps<T> &steps, int64_t first, const Own<T> &own, const Sums<T> &sums, const Vec<T> *rates,
+// Add up over the channels what NB vectors of states in P parts give to B and C, and write both rows.
+template <class T, int P, int NB> MAMBINO_INLINE void write_sums(T *B, T *C, const Vec<T> *into_B, const Vec<T> *into_C, bool add) {
+    constexpr int rows = Lanes<T>::count / P, count = NB * P;
+    T sums[2 * count];
+    if constexpr (2 * NB <= rows) {
+        Vec<T> all[2 * NB];
+        for (int n = 0; n < NB; n++) all[n] = into_B[n], all[NB + n] = into_C[n];
+        const Vec<T> both = folded<T, P, Lanes<T>::count / (2 * NB)>(row_sums<T, 2 * NB>(all));
+        memcpy(sums, &both, sizeof sums);
+    } else {
+        static_assert(NB % rows == 0, "whole vectors of sums");
+#pragma GCC unroll 4
+        for (int n = 0; n < NB; n += rows) {
+            store(sums + n * P, row_sums<T, rows>(into_B + n));
+            store(sums + count + n * P, row_sums<T, rows>(into_C + n));
+        }
+    }
+    for (int i = 0; add && i < count; i++) sums[i] += B[i], sums[count + i] += C[i];
+    memcpy(B, sums, count * sizeof(T));
+    memcpy(C, sums + count, count * sizeof(T));
+}
+
+// Run NB vectors of states through a chunk again, and the gradients back through them. The first block of a chunk writes the sums.
+template <class T, int P, int NB, bool OWN, bool SAFE, bool GATE, Place PLACE>
+void retreat(TileBack<T> &tile, const StepsBack<T> &steps, int64_t first, const Own<T> &own, const Sums<T> &sums, const Vec<T> *rates,
              const Vec<T> *start, Vec<T> *carry, Vec<T> *dA, Trace<T> &trace) {
     Vec<T> state[NB];
 #pragma GCC unroll 16
@@ -59,14 +107,19 @@ void retreat(TileBack<T> &tile, const Steps<T> &steps, int64_t first, const Own<
         const Vec<T> *own_B = OWN ? own.B + t * own.step_B + first : nullptr;
         const Vec<T> *own_C = OWN ? own.C + t * own.step_C + first : nullptr;
         Vec<T> *const sum_B = sums.B + t * sums.step_B + first, *const sum_C = sums.C + t * sums.step_C + first;
+        Vec<T> all_B[NB], all_C[NB];
         Vec<T> into_input = tile.into_input[t], into_step = tile.into_step[t];
 #pragma GCC unroll 16
         for (int n = 0; n < NB; n++) {
             const Vec<T> b = coupling<T, P, OWN>(B, own_B, n), kept = trace.kept[t * NB + n];
             const Vec<T> g = back[n] + coupling<T, P, OWN>(C, own_C, n) * grad;
             const Vec<T> into_C = grad * (kept + input * b), into_B = g * input;
-            sum_C[n] = FRESH ? into_C : sum_C[n] + into_C;
-            sum_B[n] = FRESH ? into_B : sum_B[n] + into_B;
+            if constexpr (PLACE == ONLY) {
+                all_B[n] = into_B, all_C[n] = into_C;
+            } else {
+                sum_C[n] = PLACE == FIRST ? into_C : sum_C[n] + into_C;
+                sum_B[n] = PLACE == FIRST ? into_B : sum_B[n] + into_B;
+            }
             into_input += g * b;
             const Vec<T> q = g * kept;
             rate_grad[n] += step * q;
@@ -75,61 +128,67 @@ void retreat(TileBack<T> &tile, const Steps<T> &steps, int64_t first, const Own<
         }
         tile.into_input[t] = into_input;
         tile.into_step[t] = into_step;
+        if constexpr (PLACE == ONLY)
+            write_sums<T, P, NB>(steps.into_B[t] + first * P, steps.into_C[t] + first * P, all_B, all_C, sums.add);
     }
 #pragma GCC unroll 16
     for (int n = 0; n < NB; n++) carry[n] = back[n], dA[n] = rate_grad[n];
 }
 
-template <class T, int P, int NB, bool OWN, bool SAFE, bool GATE, bool FRESH>
-MAMBINO_INLINE int64_t retreat_while(TileBack<T> &tile, const Steps<T> &steps, const Own<T> &own, const Sums<T> &sums,
+template <class T, int P, int NB, bool OWN, bool SAFE, bool GATE, Place PLACE>
+MAMBINO_INLINE int64_t retreat_while(TileBack<T> &tile, const StepsBack<T> &steps, const Own<T> &own, const Sums<T> &sums,
                                      const Layout<T> &at, Vec<T> *v, Trace<T> &trace, int64_t n) {
     for (; n + NB <= at.states; n += NB)
-        retreat<T, P, NB, OWN, SAFE, GATE, FRESH>(tile, steps, n, own, sums, v + at.rates + n, v + at.state + n, v + at.carry + n,
+        retreat<T, P, NB, OWN, SAFE, GATE, PLACE>(tile, steps, n, own, sums, v + at.rates + n, v + at.state + n, v + at.carry + n,
                                         v + at.dA + n, trace);
     return n;
 }
 
-template <class T, int P, bool SAFE, bool GATE, bool FRESH>
-void retreat_all(const mambino_scan &s, TileBack<T> &tile, const Steps<T> &steps, const Layout<T> &at, Vec<T> *v, Vec<T> *of_tokens,
+template <class T, int P, bool SAFE, bool GATE, Place PLACE>
+void retreat_all(const mambino_scan &s, TileBack<T> &tile, const StepsBack<T> &steps, const Layout<T> &at, Vec<T> *v, Vec<T> *of_tokens,
                  int64_t stride, Trace<T> &trace) {
-    const Own<T> own = own_couplings<T, P>(s, steps, at, v);
-    const Sums<T> sums = {s.constant_B ? v + at.dB : of_tokens, s.constant_C ? v + at.dC : of_tokens + at.states,
-                          s.constant_B ? 0 : stride, s.constant_C ? 0 : stride};
+    const Own<T> own = PLACE == LATER ? own_couplings(s, steps, at, v) : Own<T>{};
+    const Sums<T> sums = {s.constant_B ? v + at.dB : of_tokens, s.constant_C ? v + at.dC : of_tokens + s.states,
+                          s.constant_B ? 0 : stride, s.constant_C ? 0 : stride, s.accumulate != 0};
     int64_t n = 0;
-    if constexpr (!FRESH) {  // a coupling of the channels' own adds to sums that all steps share
+    if constexpr (PLACE == LATER) {  // a coupling of the channels' own adds to sums that all steps share
         if (own.B) {
-            retreat_while<T, 1, 1, true, SAFE, GATE, false>(tile, steps, own, sums, at, v, trace, n);
+            retreat_while<T, P, 1, true, SAFE, GATE, LATER>(tile, steps, own, sums, at, v, trace, n);
             return;
         }
     }
-    if constexpr (P > 1 && !FRESH) return;  // channels in parts have one block, which comes first
-    n = retreat_while<T, P, BACKWARD_STATES, false, SAFE, GATE, FRESH>(tile, steps, own, sums, at, v, trace, n);
-    retreat_while<T, P, 1, false, SAFE, GATE, FRESH>(tile, steps, own, sums, at, v, trace, n);
+    n = retreat_while<T, P, BACKWARD_STATES, false, SAFE, GATE, PLACE>(tile, steps, own, sums, at, v, trace, n);
+    retreat_while<T, P, 1, false, SAFE, GATE, PLACE>(tile, steps, own, sums, at, v, trace, n);
 }
 
-// What of each token is summed over channels, in vectors: B, C and what the step size is made of.
-template <class T> MAMBINO_INLINE int64_t sum_vectors(const mambino_scan &s) { return (2 * s.states / parts<T>(s) + s.rank) | 1; }
+// What of each token is summed over channels, in vectors: B, C and what the step size is made of. A single
+// block has written the first two by then.
+template <class T> MAMBINO_INLINE int64_t sum_vectors(const mambino_scan &s) {
+    return single<T>(s) ? s.rank : (2 * s.states + s.rank) | 1;
+}
 
 // The same in numbers: one for each part of a channel.
 template <class T> int64_t sum_width(const mambino_scan &s) { return sum_vectors<T>(s) * parts<T>(s); }
 
 template <class T, int P>
-void fill_back(TileBack<T> &tile, const Task &task, const Steps<T> &steps, const Steps<T> &next, const Block &b, const Vec<T> *v,
-               int64_t W) {
+void fill_back(TileBack<T> &tile, const Task &task, const StepsBack<T> &steps, const StepsBack<T> &next, int64_t soon, const Block &b,
+               const Vec<T> *v, int64_t W) {
     const mambino_scan &s = *task.scan;
-    fill<T, P>(tile, s, task.gradients->u, steps, next, task.batch, b, v, W, tile.slope);
+    const int64_t channel = b.channel;
+    const bool gate = s.z.data, own = !s.rank;
+    fill<T, P>(tile, s, steps, next, soon, b, v, W, tile.slope);
     for (int t = 0; t < steps.count; t++) {
-        const int64_t token = steps.token[t];
         if (t < next.count) {
-            prefetch<T>(task.gradients->y, task.batch, next.token[t], b.channel);
-            if (!s.rank) prefetch<T, 1>(task.gradients->delta, task.batch, next.token[t], b.channel);
-            if (s.z.data) prefetch<T, 1>(task.gradients->z, task.batch, next.token[t], b.channel);
+            prefetch(next.outer[t] + soon);
+            if (own) prefetch<1>(next.into_delta[t] + soon);
+            if (gate) prefetch<1>(next.into_z[t] + soon);
         }
-        tile.u[t] = load_wide<T, P>(row<T>(s.u, task.batch, token) + b.channel, b.width);
-        const Vec<T> outer = load_wide<T, P>(row<T>(task.gradients->y, task.batch, token) + b.channel, b.width);
-        tile.outer[t] = tile.grad[t] = outer;
-        if (s.z.data) {
-            tile.z[t] = load_wide<T, P>(row<T>(s.z, task.batch, token) + b.channel, b.width);
+        tile.u[t] = load_wide<T, P>(steps.u[t] + channel, b.width);
+        const Vec<T> outer = load_wide<T, P>(steps.outer[t] + channel, b.width);
+        tile.grad[t] = outer;
+        if (gate) {
+            tile.outer[t] = outer;
+            tile.z[t] = load_wide<T, P>(steps.z[t] + channel, b.width);
             tile.gate[t] = sigmoid<T>(tile.z[t]);
             tile.grad[t] = outer * (tile.z[t] * tile.gate[t]);
         }
@@ -137,38 +196,39 @@ void fill_back(TileBack<T> &tile, const Task &task, const Steps<T> &steps, const
     }
 }
 
-template <class T, int P> MAMBINO_INLINE void put(const mambino_rows &rows, int64_t batch, int64_t token, const Block &b, Vec<T> x, bool add) {
-    T *to = row<T>(rows, batch, token) + b.channel;
+template <class T, int P> MAMBINO_INLINE void put(T *row, const Block &b, Vec<T> x, bool add) {
+    T *to = row + b.channel;
     x = narrowed<T, P>(x);
     store_some(to, add ? x + load_some(to, b.width) : x, b.width);
 }
 
 // Write what a chunk of a block gives to its own tokens, and add up the rest.
 template <class T, int P>
-void finish_back(const TileBack<T> &tile, const Task &task, const Steps<T> &steps, const Block &b, const Layout<T> &at, Vec<T> *v,
+void finish_back(const TileBack<T> &tile, const Task &task, const StepsBack<T> &steps, const Block &b, const Layout<T> &at, Vec<T> *v,
                  Vec<T> *sums, int64_t stride, bool fresh) {
     const mambino_scan &s = *task.scan;
-    const mambino_scan_gradients &g = *task.gradients;
+    const bool gate = s.z.data, add = s.accumulate;
+    const int64_t rank = s.rank, before = single<T>(s) ? 0 : 2 * s.states;
+    Vec<T> dD = v[at.dD], bias = v[at.dD + 1];
     for (int t = 0; t < steps.count; t++) {
-        const int64_t token = steps.token[t];
         const Vec<T> grad = tile.grad[t];
         const Vec<T> into_input = joined<T, P>(tile.into_input[t]);
         const Vec<T> into_step = (into_input * tile.u[t] + joined<T, P>(tile.into_step[t]) * T(LN2)) * tile.slope[t];
-        put<T, P>(g.u, task.batch, token, b, into_input * tile.step[t] + v[0] * grad, s.accumulate);
-        v[at.dD] += grad * tile.u[t];
-        v[at.dD + 1] += into_step;
-        if (s.z.data) {
+        put<T, P>(steps.out[t], b, into_input * tile.step[t] + v[0] * grad, add);
+        dD += grad * tile.u[t];
+        bias += into_step;
+        if (gate) {
             const Vec<T> slope = tile.gate[t] * (1 + tile.z[t] * (1 - tile.gate[t]));
-            put<T, P>(g.z, task.batch, token, b, tile.outer[t] * joined<T, P>(tile.out[t]) * slope, s.accumulate);
+            put<T, P>(steps.into_z[t], b, tile.outer[t] * joined<T, P>(tile.out[t]) * slope, add);
         }
-        if (!s.rank) put<T, P>(g.delta, task.batch, token, b, into_step, s.accumulate);
-        const T *from = row<T>(s.delta, task.batch, token);
-        for (int64_t r = 0; r < s.rank; r++) {
-            Vec<T> &sum = sums[t * stride + 2 * at.states + r];
+        if (!rank) put<T, P>(steps.into_delta[t], b, into_step, add);
+        for (int64_t r = 0; r < rank; r++) {
+            Vec<T> &sum = sums[t * stride + before + r];
             sum = fresh ? into_step * v[at.W + r] : sum + into_step * v[at.W + r];
-            v[at.dW + r] += into_step * from[r];
+            v[at.dW + r] += into_step * steps.delta[t][r];
         }
     }
+    v[at.dD] = dD, v[at.dD + 1] = bias;
 }
 
 template <class T> size_t sums_count(const mambino_scan &s) {
@@ -193,18 +253,18 @@ template <class T, int P> void load_saved(const mambino_scan &s, int64_t batch, 
     }
 }
 
-template <class T, int P, bool FRESH>
-void run_back(const Task &task, TileBack<T> &tile, const Steps<T> &steps, const Layout<T> &at, Vec<T> *v, Vec<T> *sums,
+template <class T, int P, Place PLACE>
+void run_back(const Task &task, TileBack<T> &tile, const StepsBack<T> &steps, const Layout<T> &at, Vec<T> *v, Vec<T> *sums,
               int64_t stride, Trace<T> &trace) {
     const mambino_scan &s = *task.scan;
     constexpr bool SAFE = !NATIVE_SCALE;
     const bool gently = gentle(tile, at, v);
     if (s.z.data)
-        gently ? retreat_all<T, P, false, true, FRESH>(s, tile, steps, at, v, sums, stride, trace)
-               : retreat_all<T, P, SAFE, true, FRESH>(s, tile, steps, at, v, sums, stride, trace);
+        gently ? retreat_all<T, P, false, true, PLACE>(s, tile, steps, at, v, sums, stride, trace)
+               : retreat_all<T, P, SAFE, true, PLACE>(s, tile, steps, at, v, sums, stride, trace);
     else
-        gently ? retreat_all<T, P, false, false, FRESH>(s, tile, steps, at, v, sums, stride, trace)
-               : retreat_all<T, P, SAFE, false, FRESH>(s, tile, steps, at, v, sums, stride, trace);
+        gently ? retreat_all<T, P, false, false, PLACE>(s, tile, steps, at, v, sums, stride, trace)
+               : retreat_all<T, P, SAFE, false, PLACE>(s, tile, steps, at, v, sums, stride, trace);
 }
 
 // Numbers of a token from `from` on, summed over the tasks, to one row.
@@ -223,17 +283,19 @@ void sum_tokens(const Task &task, int64_t group, void *const *tasks, int count, 
     const mambino_scan &s = *task.scan;
     const mambino_scan_gradients &g = *task.gradients;
     const int64_t stride = sum_width<T>(s), n = s.states, apart = parts<T>(s), origin = task.alone ? begin : 0;
+    const bool written = single<T>(s);
     for (int64_t t = begin; t < end; t++) {
         const int64_t token = s.order ? s.order[t] : t, at = (t - origin) * stride;
-        T *const B = row<T>(g.B, task.batch, token) + group * g.B.group;
-        T *const C = row<T>(g.C, task.batch, token) + group * g.C.group;
-        if (!s.constant_B) sum_row<T>(B, tasks, count, at, n, s.accumulate);
-        if (!s.constant_C) sum_row<T>(C, tasks, count, at + n, n, s.accumulate);
+        const auto add_up = [&](const mambino_rows &rows, int64_t from) {
+            sum_row<T>(row<T>(rows, task.batch, token) + group * rows.group, tasks, count, from, n, s.accumulate);
+        };
+        if (!written && !s.constant_B) add_up(g.B, at);
+        if (!written && !s.constant_C) add_up(g.C, at + n);
         // Every group has a share in what the step size is made of; they come one after the other.
         T *const delta = s.rank ? row<T>(g.delta, task.batch, token) : nullptr;
         const int64_t run = apart == 1 ? s.rank : 1;
         for (int64_t r = 0; r < s.rank; r += run)
-            sum_row<T>(delta + r, tasks, count, at + 2 * n + r * apart, run, s.accumulate || group > 0);
+            sum_row<T>(delta + r, tasks, count, at + (written ? 0 : 2 * n) + r * apart, run, s.accumulate || group > 0);
     }
 }
 
@@ -250,27 +312,33 @@ template <class T, int P> void backward_in_parts(const Task &task) {
         read_state<T, P>(s, task.gradients->last, task.batch, block_at<T>(s, i), of(i) + at.carry);
     }
     const int64_t group = block_at<T>(s, task.first).group, stride = sum_vectors<T>(s), chunks = (s.length + CHUNK - 1) / CHUNK;
-    const bool summed = s.rank || !s.constant_B || !s.constant_C;
+    const bool summed = stride && (s.rank || !s.constant_B || !s.constant_C);
     // Where both couplings are shared, the first block of a chunk writes what the others add to.
     const bool fresh = !s.constant_B && !s.constant_C;
     memset(sums, 0, sums_count<T>(s) * sizeof(Vec<T>));
     TileBack<T> tile;
-    Steps<T> steps, next;
-    next.seek(s, (chunks - 1) * CHUNK);
+    StepsBack<T> both[2], *now = both, *next = both + 1;
+    next->seek_back(s, *task.gradients, task.batch, (chunks - 1) * CHUNK, group);
+    Block after = block_at<T>(s, task.first);
     for (int64_t chunk = chunks - 1; chunk >= 0; chunk--) {
-        steps = next;
-        next.count = 0;
-        if (chunk) next.seek(s, (chunk - 1) * CHUNK);
-        steps.aim(s, task.batch, group);
+        StepsBack<T> &steps = *next;
+        next = now, now = &steps;
+        next->count = 0;
+        if (chunk) next->seek_back(s, *task.gradients, task.batch, (chunk - 1) * CHUNK, group);
         if (summed && !fresh) memset(sums, 0, sums_count<T>(s) * sizeof(Vec<T>));
         for (int64_t i = task.first; i < task.last; i++) {
-            const Block b = block_at<T>(s, i);
+            const bool more = i + 1 < task.last;
+            const Block b = after;
+            after = block_at<T>(s, more ? i + 1 : task.first);
             Vec<T> *const v = of(i);
             load_saved<T, P>(s, task.batch, chunk, b, v + at.state);
-            fill_back<T, P>(tile, task, steps, next, b, v, at.W);
+            fill_back<T, P>(tile, task, steps, more ? steps : *next, after.channel, b, v, at.W);
             const bool first = fresh && i == task.first;
-            first ? run_back<T, P, true>(task, tile, steps, at, v, sums, stride, trace)
-                  : run_back<T, P, false>(task, tile, steps, at, v, sums, stride, trace);
+            if (single<T>(s))
+                run_back<T, P, ONLY>(task, tile, steps, at, v, sums, stride, trace);
+            else if constexpr (P == 1)
+                first ? run_back<T, P, FIRST>(task, tile, steps, at, v, sums, stride, trace)
+                      : run_back<T, P, LATER>(task, tile, steps, at, v, sums, stride, trace);
             finish_back<T, P>(tile, task, steps, b, at, v, sums, stride, first);
         }
         T *to = (T *)task.token_sums + (task.alone ? 0 : chunk * CHUNK * stride * P);

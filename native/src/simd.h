@@ -335,6 +335,20 @@ template <class T, int N> MAMBINO_INLINE Vec<T> row_sums(const Vec<T> *rows) {
     }
 }
 
+template <int P, int R, int COUNT> struct Packed {
+    static constexpr int lane(int i) { return (i / P * R + i % P) % COUNT; }
+};
+
+// Of each run of R lanes the sums over those that are alike modulo P, P of them; those of all runs side by side.
+template <class T, int P, int R, int LEFT = R> MAMBINO_INLINE Vec<T> folded(Vec<T> x) {
+    if constexpr (LEFT > P)
+        return folded<T, P, R, LEFT / 2>(x + arranged<Swapped<LEFT / 2>, T>(x));
+    else if constexpr (R > P)
+        return arranged<Packed<P, R, Lanes<T>::count>, T>(x);
+    else
+        return x;
+}
+
 // State and outputs that fade away become denormal numbers, which take many times longer; flush them to zero.
 struct FlushDenormals {
 #if defined(__x86_64__) || defined(_M_X64)

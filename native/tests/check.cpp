@@ -301,6 +301,7 @@ int main() {
         check_scan({3, 5, 8, 4, 1, 1, false}, "short");
         check_scan({1, 70, 7, 16, 1, 2, true}, "few channels");
         check_scan({2, 40, 6, 4, 2, 0, true}, "few channels in groups");
+        check_scan({1, 70, 13, 7, 1, 2, true}, "one block of channels");
         check_norm_and_conv();
         check_tokens();
         mambino_use_team(team);

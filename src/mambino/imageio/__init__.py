@@ -14,6 +14,7 @@ from mambino.core.grid import Grid
 from mambino.core.image import Image, Segmentation
 from mambino.core.labels import Labels
 from mambino.core.records import replacing
+from mambino.core.scratch import Room
 from mambino.errors import DataError, FileFormatError
 from mambino.imageio import codes as coding
 
@@ -72,13 +73,14 @@ def mask_suffix(path: Path) -> str:
     return ".png" if FORMATS.get(kind) == "raster" else ".nii.gz"
 
 
-def read_image(path: Path, *, channels: int | None = None, whose: str = "") -> Image:
+def read_image(path: Path, *, channels: int | None = None, whose: str = "", room: Room | None = None) -> Image:
     """Read all channels of one file, in the type of the file, or float32 where the file scales them.
 
     Args:
         path: of the file; of DICOM, the folder, zip or DICOMDIR of a series.
         channels: how many there must be. If None, an axis that becomes channels is warned about.
         whose: who says so, for the message: "the data set heart has (MRI)".
+        room: for the voxels of a NIfTI file, which are then for reading only; others are in memory.
 
     Raises:
         FileFormatError: missing, damaged, truncated, or of a kind that is not read.
@@ -86,7 +88,7 @@ def read_image(path: Path, *, channels: int | None = None, whose: str = "") -> I
         MissingExtraError: another package reads it.
     """
     path = Path(path)
-    image = _read(path, declared=channels is not None)
+    image = _read(path, declared=channels is not None, room=room)
     if channels is not None and image.channels != channels:
         source = f", the number that {whose}" if whose else ""
         raise DataError(
@@ -125,7 +127,7 @@ def write_labels(path: Path, segmentation: Segmentation, like: Path | None = Non
         FileFormatError: the file cannot be written; nothing is left behind then.
     """
     path, kind = Path(path), _writable(Path(path))
-    array = segmentation.array.astype(coding.smallest(int(segmentation.array.max())))
+    array = segmentation.array.astype(coding.smallest(int(segmentation.array.max())), copy=False)
     nifti_like = _check_like(path, array.shape, like)
     if kind == "raster":
         from mambino.imageio import raster
@@ -163,13 +165,13 @@ def write_scores(path: Path, array: NDArray[np.floating], grid: Grid, like: Path
     nifti.write(path, array, grid, _check_like(path, grid.shape, like))
 
 
-def _read(path: Path, *, declared: bool) -> Image:
+def _read(path: Path, *, declared: bool, room: Room | None = None) -> Image:
     try:
         kind = _format(path)
         if kind == "nifti":
             from mambino.imageio import nifti
 
-            return nifti.read(path, declared=declared)
+            return nifti.read(path, declared=declared, room=room)
         if kind == "raster":
             from mambino.imageio import raster
 

@@ -12,6 +12,7 @@ import numpy as np
 from mambino.core.dataset import Case, Dataset
 from mambino.core.grid import Grid
 from mambino.core.image import Image, Segmentation
+from mambino.core.scratch import Room, slabs
 from mambino.errors import DataError, Error, FileFormatError
 from mambino.imageio import FORMATS, FROM_DICOM, is_dicom, read_image, read_labels, suffix
 from mambino.imageio.description import describe
@@ -71,13 +72,14 @@ def read_case(case: Case, dataset: Dataset) -> Image:
     return read_case_images(case, dataset.channels, f"the data set {dataset.name} has")
 
 
-def read_case_images(case: Case, channels: Sequence[str], whose: str) -> Image:
+def read_case_images(case: Case, channels: Sequence[str], whose: str, room: Room | None = None) -> Image:
     """Read the channel files of a case as one image.
 
     Args:
         case: whose mask is not looked at.
         channels: names of those that there must be, in order.
         whose: these are, for the message: "the bundle takes".
+        room: for the voxels, where they may not fit into memory; see `read_image`.
 
     Raises:
         DataError: another number of channels, or channels that lie on different grids.
@@ -85,18 +87,18 @@ def read_case_images(case: Case, channels: Sequence[str], whose: str) -> Image:
     """
     whose = f"{whose} ({', '.join(channels)})"
     if len(case.images) == 1:
-        return read_image(case.images[0], channels=len(channels), whose=whose)
+        return read_image(case.images[0], channels=len(channels), whose=whose, room=room)
     if len(case.images) != len(channels):
         raise DataError(
             f"case {case.id} has {len(case.images)} channel files, {len(channels)} are needed, the number that {whose}",
             "give one file a channel, in this order",
         )
     one = f"each of {len(channels)} channel files must have"
-    parts = [read_image(file, channels=1, whose=one) for file in case.images]
-    return stacked(case.id, parts, [file.name for file in case.images])
+    parts = [read_image(file, channels=1, whose=one, room=room) for file in case.images]
+    return stacked(case.id, parts, [file.name for file in case.images], room)
 
 
-def stacked(case: str, parts: Sequence[Image], names: Sequence[str]) -> Image:
+def stacked(case: str, parts: Sequence[Image], names: Sequence[str], room: Room | None = None) -> Image:
     """Make one image of several that each hold a channel.
 
     Raises:
@@ -109,7 +111,14 @@ def stacked(case: str, parts: Sequence[Image], names: Sequence[str]) -> Image:
                 f"{_grid_words(parts[0].grid)} and {_grid_words(part.grid)}",
                 "resample one to the other before they are stacked",
             )
-    return Image(np.concatenate([part.array for part in parts]), parts[0].grid)
+    if room is None:
+        return Image(np.concatenate([part.array for part in parts]), parts[0].grid)
+    kind = np.result_type(*(part.array.dtype for part in parts))
+    array = room((len(parts), *parts[0].grid.shape), kind)
+    for channel, part in zip(array, parts, strict=True):
+        for rows in slabs(channel.shape):
+            channel[rows] = part.array[0][rows]
+    return Image(array, parts[0].grid)
 
 
 def read_case_labels(case: Case, dataset: Dataset) -> Segmentation:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mambino.core.dataset import Case
 from mambino.core.image import Image
+from mambino.core.scratch import Room
 from mambino.errors import DataError, Error
 from mambino.imageio import FORMATS, check_readable, dicom, holds_dicom, is_dicom
 from mambino.imageio.dicom.references import source_images
@@ -73,7 +74,13 @@ def _images_at(path: Path, refused: dict[Path, Error]) -> list[Path]:
 
 
 def read_input(
-    case: Case, channels: Sequence[str], whose: str, *, series: Sequence[str] = (), headers: bool = False
+    case: Case,
+    channels: Sequence[str],
+    whose: str,
+    *,
+    series: Sequence[str] = (),
+    headers: bool = False,
+    room: Room | None = None,
 ) -> Input:
     """Read all channels of a case.
 
@@ -83,6 +90,7 @@ def read_input(
         whose: these are, for the message: "the bundle takes".
         series: UIDs of the DICOM series to read, one a channel; chosen by rule if there are none.
         headers: keep what DICOM results refer to.
+        room: for the voxels of NIfTI files, where they may not fit into memory; see `read_image`.
 
     Raises:
         DataError: another number of channels, channels on different grids, or no such series.
@@ -95,7 +103,7 @@ def read_input(
             raise DataError(f"case {case.id} is not DICOM, so it has no series {series[0]}", "leave out --series")
         if headers:
             raise DataError(f"case {case.id} is not DICOM, which a DICOM result refers to", "leave out --format")
-        return Input(read_case_images(case, channels, whose))
+        return Input(read_case_images(case, channels, whose, room))
     pairs = [(path, uid) for path in sources for uid in (series or (None,))]
     if len(pairs) != len(channels) or len(sources) != len(case.images):
         raise DataError(

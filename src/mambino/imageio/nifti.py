@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from mambino.core.grid import Grid
 from mambino.core.image import Image
 from mambino.core.records import replacing
+from mambino.core.scratch import Room, copied, in_memory, slabs
 from mambino.errors import DataError, FileFormatError, MambinoWarning
 from mambino.imageio.limits import check_room
 
@@ -48,10 +49,11 @@ _TIGHTEST = 1040  # times that deflate packs at most
 _LEVEL = 3  # isal's best; measured faster and smaller than its levels 0 and 1 on CT
 
 
-def read(path: Path, *, declared: bool = False) -> Image:
+def read(path: Path, *, declared: bool = False, room: Room | None = None) -> Image:
     """Read all channels of a volume or slice.
 
-    A fourth axis and colour become channels, which is said unless the number of channels is `declared`.
+    A fourth axis and colour become channels, which is said unless the number of channels is `declared`. With `room`,
+    voxels are unpacked to it piece by piece, or stay in the file where it is not packed, and are for reading only.
 
     Raises:
         FileFormatError: not such a file, damaged, or shorter than its header announces.
@@ -59,7 +61,7 @@ def read(path: Path, *, declared: bool = False) -> Image:
     """
     header = _header(_start(path), path)
     shape = _shape(header, path)
-    array = _voxels(header, path)
+    array = _voxels(header, path, room)
     space = shape[: min(3, len(shape))]
     colours = bool(header.get_data_dtype().names)
     array = np.moveaxis(array, -1, 0).copy() if colours else array
@@ -87,9 +89,13 @@ def write(path: Path, array: NDArray[np.generic], grid: Grid, like: Path | None 
     header["scl_slope"], header["scl_inter"] = 1, 0
     header["magic"] = header.single_magic
     header.set_data_offset(header.single_vox_offset)
-    data = header.binaryblock + b"\0\0\0\0" + np.ascontiguousarray(array).tobytes()
-    with replacing(path) as part:
-        part.write_bytes(igzip.compress(data, _LEVEL, mtime=0) if path.name.lower().endswith(".gz") else data)
+    packed = isal_zlib.compressobj(_LEVEL, wbits=31) if path.name.lower().endswith(".gz") else None
+    voxels = array.reshape(-1, *array.shape[-2:])
+    with replacing(path) as part, part.open("wb") as file:
+        for piece in (header.binaryblock + b"\0\0\0\0", *(rows for rows in slabs(voxels.shape))):
+            data = piece if isinstance(piece, bytes) else np.ascontiguousarray(voxels[piece]).tobytes()
+            file.write(packed.compress(data) if packed else data)
+        file.write(packed.flush() if packed else b"")
 
 
 def shape_of(path: Path) -> tuple[int, ...]:
@@ -121,13 +127,36 @@ def _contents(path: Path, expected: int) -> tuple[bytes, bool]:
             surplus = _pass_over(stream, data)
         except _DAMAGED as error:
             raise FileFormatError(f"{path} is damaged: its gzip stream does not unpack ({error})", _AGAIN) from None
-        if surplus > _SURPLUS:
-            raise FileFormatError(
-                f"{path} is damaged: it holds {expected} bytes by its header, and more than {_SURPLUS} after them",
-                _AGAIN,
-            )
+        _check_surplus(path, expected, surplus)
         whole, data = stream.eof, stream.unused_data
     return b"".join(parts), whole
+
+
+def _mapped(path: Path, expected: int, room: Room) -> tuple[NDArray[np.uint8], bool]:
+    """Return what `_contents` does: of a packed file in room, of others as they lie on the disk."""
+    if not _start_of(path, len(_GZIP)).startswith(_GZIP):
+        return np.memmap(path, np.uint8, "r"), True
+    data: NDArray[np.uint8] = room((expected,), np.uint8)
+    done, surplus, rest = 0, 0, bytearray(_PIECE)
+    try:
+        with igzip.IGzipFile(path) as file:  # type: ignore[no-untyped-call]
+            while count := file.readinto(data[done : done + _PIECE].data):
+                done += count
+            while surplus <= _SURPLUS and (count := file.readinto(rest)):
+                surplus += count
+    except EOFError:
+        return data[:done], False
+    except (_DAMAGED, OSError) as error:
+        raise FileFormatError(f"{path} is damaged: its gzip stream does not unpack ({error})", _AGAIN) from None
+    _check_surplus(path, expected, surplus)
+    return data[:done], True
+
+
+def _check_surplus(path: Path, expected: int, surplus: int) -> None:
+    if surplus > _SURPLUS:
+        raise FileFormatError(
+            f"{path} is damaged: it holds {expected} bytes by its header, and more than {_SURPLUS} after them", _AGAIN
+        )
 
 
 def _pass_over(stream: Any, rest: bytes) -> int:
@@ -139,9 +168,13 @@ def _pass_over(stream: Any, rest: bytes) -> int:
     return surplus
 
 
-def _start(path: Path) -> bytes:
+def _start_of(path: Path, size: int) -> bytes:
     with path.open("rb") as file:
-        data = file.read(1 << 16)
+        return file.read(size)
+
+
+def _start(path: Path) -> bytes:
+    data = _start_of(path, 1 << 16)
     if not data.startswith(_GZIP):
         return data
     parts, left = [], int(Nifti2Header.sizeof_hdr)
@@ -197,7 +230,7 @@ def _shape(header: Header, path: Path) -> tuple[int, ...]:
     return shape
 
 
-def _voxels(header: Header, path: Path) -> NDArray[np.generic]:
+def _voxels(header: Header, path: Path, room: Room | None) -> NDArray[np.generic]:
     """Return the scaled voxels, slowest axis first; colours on a last axis."""
     kind = header.get_data_dtype()
     if kind.kind == "c":
@@ -208,8 +241,12 @@ def _voxels(header: Header, path: Path) -> NDArray[np.generic]:
     size = path.stat().st_size
     if expected > _TIGHTEST * size:
         raise FileFormatError(f"{path} is truncated: {expected} bytes expected, more than {size} can hold", _AGAIN)
-    check_room(path, 2 * expected)
-    data, whole = _contents(path, expected)
+    data: Any
+    if room is None:
+        check_room(path, 2 * expected)
+        data, whole = _contents(path, expected)
+    else:
+        data, whole = _mapped(path, expected, room)
     if len(data) < expected:
         raise FileFormatError(f"{path} is truncated: {expected} bytes expected, {len(data)} found", _AGAIN)
     if not whole:
@@ -220,7 +257,7 @@ def _voxels(header: Header, path: Path) -> NDArray[np.generic]:
     stored = np.frombuffer(data, kind, math.prod(shape), offset).reshape(shape[::-1])
     if kind.names:
         return _colours(stored.view(np.uint8).reshape(*stored.shape, -1), path)
-    return _scaled(stored, header, path)
+    return _scaled(stored, header, path, room or in_memory, mapped=room is not None)
 
 
 def _colours(array: NDArray[np.uint8], path: Path) -> NDArray[np.uint8]:
@@ -232,7 +269,9 @@ def _colours(array: NDArray[np.uint8], path: Path) -> NDArray[np.uint8]:
     return array
 
 
-def _scaled(stored: NDArray[np.generic], header: Header, path: Path) -> NDArray[np.generic]:
+def _scaled(
+    stored: NDArray[np.generic], header: Header, path: Path, room: Room, *, mapped: bool
+) -> NDArray[np.generic]:
     try:
         slope, inter = header.get_slope_inter()
     except HeaderDataError as error:
@@ -241,11 +280,14 @@ def _scaled(stored: NDArray[np.generic], header: Header, path: Path) -> NDArray[
     if native.kind == "f" and native.itemsize > 8:
         native = np.dtype(np.float64)
     if slope is None or (slope, inter) == (1, 0):
+        if mapped:
+            return stored if stored.dtype == native else copied(stored[None], native, room)[0]
         return stored.astype(native)
     wide = np.float64 if native.itemsize == 8 and native.kind == "f" else np.float32
-    array = np.empty(stored.shape, wide)
-    np.multiply(stored, np.float64(slope), out=array, dtype=np.float64, casting="same_kind")
-    array += wide(inter or 0)
+    array = room(stored.shape, wide)
+    for rows in slabs(stored.shape):
+        np.multiply(stored[rows], np.float64(slope), out=array[rows], dtype=np.float64, casting="same_kind")
+        array[rows] += wide(inter or 0)
     return array
 
 

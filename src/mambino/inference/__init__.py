@@ -119,7 +119,7 @@ def predict(
 
 
 def _tried(
-    case: Case, ensemble: Sequence[Bundle], options: PredictOptions, device: torch.device, room: Room
+    case: Case, ensemble: Sequence[Bundle], options: PredictOptions, device: torch.device, room: Room | None
 ) -> Result | Error:
     try:
         return _segment(case, ensemble, options, device, room)
@@ -128,13 +128,18 @@ def _tried(
 
 
 def _segment(
-    case: Case, ensemble: Sequence[Bundle], options: PredictOptions, device: torch.device, room: Room
+    case: Case, ensemble: Sequence[Bundle], options: PredictOptions, device: torch.device, room: Room | None
 ) -> Result:
     config, labels = ensemble[0].config, ensemble[0].labels
     given = read_input(
-        case, ensemble[0].channels, "the bundle takes", series=options.series, headers=options.format != "mask"
+        case,
+        ensemble[0].channels,
+        "the bundle takes",
+        series=options.series,
+        headers=options.format != "mask",
+        room=room,
     )
-    prepared = prepare(given.image, config, room)
+    prepared = prepare(given.image, config, room or in_memory)
 
     def run(within: Span | None) -> Iterable[Slab]:
         return logits(ensemble, prepared.array, options, device, within)
@@ -142,16 +147,16 @@ def _segment(
     if options.probabilities:
         slabs = tuple(run(None))
         scores = restore_scores(lambda _: slabs, prepared, labels, config)
-        return Result(given, restore(lambda _: slabs, prepared, labels, config, room=room), scores)
+        return Result(given, restore(lambda _: slabs, prepared, labels, config, room=room or in_memory), scores)
     parts = parts_of(prepared, ensemble, allowance(options.memory)) if device.type == "cpu" else []
-    return Result(given, restore(run, prepared, labels, config, parts=parts, room=room), None)
+    return Result(given, restore(run, prepared, labels, config, parts=parts, room=room or in_memory), None)
 
 
 @contextmanager
-def _room(case: Case, folder: Path, options: PredictOptions) -> Iterator[Room]:
-    """Lend room for the arrays of a case: in memory where they fit into what is allowed, else beside the masks."""
+def _room(case: Case, folder: Path, options: PredictOptions) -> Iterator[Room | None]:
+    """Lend room beside the masks for the arrays of a case; None where they fit into what is allowed of memory."""
     if fits(*stored(case.images), allowance(options.memory)):
-        yield in_memory
+        yield None
         return
     with on_disk(folder) as room:
         yield room

@@ -140,7 +140,8 @@ def restore(
         ShapeError: the slabs do not make up the prepared grid, or their number of classes is not that of `labels`.
     """
     box = room(prepared.cropped.shape, _smallest_type(labels))
-    for part in parts or [None]:
+    spans: Sequence[Span | None] = parts or [None]
+    for part in spans:
         for slab in _image_scores(run, prepared, labels, config, part):
             numbers = _painted(slab.scores, labels) if labels.has_regions else _largest(slab.scores, labels)
             place = (slice(slab.start, slab.start + len(numbers)), *(slice(*span) for span in part or ()))
