@@ -173,7 +173,9 @@ def _whole(path: Path) -> dict[str, Any]:
 
 
 def _unpacked(data: bytes) -> dict[str, Any]:
-    content: dict[str, Any] = torch.load(BytesIO(data), weights_only=True, map_location="cpu")
+    content = torch.load(BytesIO(data), weights_only=True, map_location="cpu")
+    if not isinstance(content, dict):
+        raise TypeError(f"it holds a {type(content).__name__}")
     return content
 
 
