@@ -1,5 +1,6 @@
 """The short causal convolution before a scan: each channel by itself, over a token and those before it."""
 
+import ctypes
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch.nn import functional
 
 from mambino.errors import ShapeError
 from mambino.ops.selective_scan import native
+from mambino.ops.selective_scan.inputs import rowwise
 
 _library = torch.library.Library("mambino", "FRAGMENT")  # type: ignore[no-untyped-call]
 _library.define(  # type: ignore[no-untyped-call]
@@ -17,6 +19,19 @@ _library.define(  # type: ignore[no-untyped-call]
 _library.define(  # type: ignore[no-untyped-call]
     "causal_conv_backward(Tensor grad, Tensor x, Tensor weight, Tensor? bias, bool silu) -> (Tensor, Tensor, Tensor)"
 )
+
+
+class _Conv(ctypes.Structure):
+    _fields_ = (
+        *native.fields(ctypes.c_int64, "batch length channels kernel"),
+        ("silu", ctypes.c_int32),
+        *native.fields(native.Rows, "x y"),
+        *native.fields(ctypes.c_void_p, "weight bias before"),
+    )
+
+
+class _ConvGradients(ctypes.Structure):
+    _fields_ = (("y", native.Rows), ("x", native.Rows), *native.fields(ctypes.c_void_p, "weight bias"))
 
 
 def causal_conv(
@@ -51,7 +66,7 @@ def causal_conv(
 
 def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, before: Tensor | None, silu: bool) -> Tensor:
     if x.device.type == "cpu" and not native.missing():
-        return native.conv(x, weight.contiguous(), bias, None if before is None else before.contiguous(), silu=silu)
+        return _native(x, weight.contiguous(), bias, None if before is None else before.contiguous(), silu=silu)
     y = _portable(x, weight, bias, before)
     return functional.silu(y) if silu else y
 
@@ -60,7 +75,7 @@ def _backward(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     if x.device.type == "cpu" and not native.missing():
-        dx, dw, db = native.conv_backward(grad, x, weight.contiguous(), bias, silu=silu)
+        dx, dw, db = _native_backward(grad, x, weight.contiguous(), bias, silu=silu)
         return dx, dw, x.new_empty(0) if db is None else db
     if silu:
         y = _portable(x, weight, bias, None)
@@ -112,6 +127,48 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None, before: Tensor | None
     for name, (given, shape) in wanted.items():
         if given is not None and tuple(given.shape) != shape:
             raise ShapeError(f"causal_conv takes {name} of {shape} with this x, got {tuple(given.shape)}")
+
+
+def _native(x: Tensor, weight: Tensor, bias: Tensor | None, before: Tensor | None, *, silu: bool) -> Tensor:
+    """Convolve each channel of x [b l d] with weight [d k] over this and earlier tokens; `before` is [b k-1 d]."""
+    x = rowwise(x)
+    y = torch.empty_like(x, memory_format=torch.contiguous_format)
+    call = _conv_call(x, weight, bias, before, silu=silu)
+    call.y = native.rows(y)
+    native.call("mambino_conv_forward", call, size=x.element_size())
+    return y
+
+
+def _native_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, *, silu: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return the gradients of x, weight and bias."""
+    x, grad = rowwise(x), rowwise(grad)
+    room = [torch.empty_like(t, memory_format=torch.contiguous_format) for t in (x, weight)]
+    room_bias = None if bias is None else torch.empty_like(bias)
+    call = _conv_call(x, weight, bias, None, silu=silu)
+    out = _ConvGradients(
+        y=native.rows(grad), x=native.rows(room[0]), weight=native.pointer(room[1]), bias=native.pointer(room_bias)
+    )
+    call.y = out.y
+    size = x.element_size()
+    native.call("mambino_conv_backward", call, out, size=size)
+    return room[0], room[1], room_bias
+
+
+def _conv_call(x: Tensor, weight: Tensor, bias: Tensor | None, before: Tensor | None, *, silu: bool) -> _Conv:
+    batch, length, channels = x.shape
+    return _Conv(
+        batch=batch,
+        length=length,
+        channels=channels,
+        kernel=weight.shape[1],
+        silu=silu,
+        x=native.rows(x),
+        weight=native.pointer(weight),
+        bias=native.pointer(bias),
+        before=native.pointer(before),
+    )
 
 
 _library.impl("causal_conv", _forward, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]

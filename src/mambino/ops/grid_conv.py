@@ -72,7 +72,7 @@ def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool) -> Tens
         weight=native.pointer(taps),
         bias=native.pointer(bias),
     )
-    native.call("mambino_grid_conv_forward", call, x.element_size())
+    native.call("mambino_grid_conv_forward", call, size=x.element_size())
     return y.view(x.shape)
 
 

@@ -92,7 +92,7 @@ def _forward(
         bias=native.pointer(bias),
         scale=native.pointer(scale),
     )
-    native.call("mambino_layer_norm_forward", call, x.element_size())
+    native.call("mambino_layer_norm_forward", call, size=x.element_size())
     return y
 
 

@@ -55,29 +55,6 @@ class _ScanGradients(ctypes.Structure):
     )
 
 
-class _Conv(ctypes.Structure):
-    _fields_ = (
-        *fields(ctypes.c_int64, "batch length channels kernel"),
-        ("silu", ctypes.c_int32),
-        *fields(Rows, "x y"),
-        *fields(ctypes.c_void_p, "weight bias before"),
-    )
-
-
-class _ConvGradients(ctypes.Structure):
-    _fields_ = (("y", Rows), ("x", Rows), *fields(ctypes.c_void_p, "weight bias"))
-
-
-class _Norm(ctypes.Structure):
-    _fields_ = (
-        *fields(ctypes.c_int64, "batch length channels groups"),
-        ("eps", ctypes.c_double),
-        ("relu", ctypes.c_int32),
-        *fields(Rows, "x y"),
-        *fields(ctypes.c_void_p, "weight bias mean scale"),
-    )
-
-
 def missing() -> str:
     """Say why the library cannot be used here; empty where it can."""
     return _load()[1]
@@ -213,91 +190,12 @@ def saved_shape(inputs: Inputs) -> tuple[int, ...]:
     return (batch, math.ceil(length / CHUNK), size, channels)
 
 
-def conv(x: Tensor, weight: Tensor, bias: Tensor | None, before: Tensor | None, *, silu: bool) -> Tensor:
-    """Convolve each channel of x [b l d] with weight [d k] over this and earlier tokens; `before` is [b k-1 d]."""
-    x = rowwise(x)
-    y = torch.empty_like(x, memory_format=torch.contiguous_format)
-    call = _conv_call(x, weight, bias, before, silu=silu)
-    call.y = rows(y)
-    _check(_library().mambino_conv_forward(ctypes.byref(call), x.element_size(), torch.get_num_threads()))
-    return y
-
-
-def conv_backward(
-    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, *, silu: bool
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return the gradients of x, weight and bias."""
-    x, grad = rowwise(x), rowwise(grad)
-    room = [torch.empty_like(t, memory_format=torch.contiguous_format) for t in (x, weight)]
-    room_bias = None if bias is None else torch.empty_like(bias)
-    call = _conv_call(x, weight, bias, None, silu=silu)
-    out = _ConvGradients(y=rows(grad), x=rows(room[0]), weight=pointer(room[1]), bias=pointer(room_bias))
-    call.y = out.y
-    size = x.element_size()
-    _check(_library().mambino_conv_backward(ctypes.byref(call), ctypes.byref(out), size, torch.get_num_threads()))
-    return room[0], room[1], room_bias
-
-
-def norm(
-    x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, *, relu: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Normalise x [b l d] by groups of channels; return it, and mean and inverse deviation, [b g]."""
-    x = rowwise(x)
-    y = torch.empty_like(x, memory_format=torch.contiguous_format)
-    mean, scale = (x.new_empty(x.shape[0], groups) for _ in range(2))
-    call = _norm_call(x, weight, bias, mean, scale, groups, eps, relu=relu)
-    call.y = rows(y)
-    _check(_library().mambino_norm_forward(ctypes.byref(call), x.element_size(), torch.get_num_threads()))
-    return y, mean, scale
-
-
-def norm_backward(
-    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, scale: Tensor, *, relu: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of x, weight and bias."""
-    x, grad = rowwise(x), rowwise(grad)
-    dx, dw, db = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (x, weight, bias))
-    call = _norm_call(x, weight, bias, mean, scale, mean.shape[1], 0.0, relu=relu)
-    out = _ConvGradients(y=rows(grad), x=rows(dx), weight=pointer(dw), bias=pointer(db))
-    call.y = out.y
-    size = x.element_size()
-    _check(_library().mambino_norm_backward(ctypes.byref(call), ctypes.byref(out), size, torch.get_num_threads()))
-    return dx, dw, db
-
-
 def without_gradient(*inputs: Tensor | None) -> bool:
     """Tell whether kernels that know no way back may take these inputs: nothing is learnt, and all are of one type."""
     if torch.is_grad_enabled() or torch.compiler.is_compiling() or missing():
         return False
     kinds = {(x.device.type, x.dtype) for x in inputs if x is not None}
     return kinds in ({("cpu", torch.float32)}, {("cpu", torch.float64)})
-
-
-def _norm_call(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    mean: Tensor,
-    scale: Tensor,
-    groups: int,
-    eps: float,
-    *,
-    relu: bool,
-) -> _Norm:
-    batch, length, channels = x.shape
-    return _Norm(
-        batch=batch,
-        length=length,
-        channels=channels,
-        groups=groups,
-        eps=eps,
-        relu=relu,
-        x=rows(x),
-        weight=pointer(weight),
-        bias=pointer(bias),
-        mean=pointer(mean),
-        scale=pointer(scale),
-    )
 
 
 def _scan_call(inputs: Inputs, y: Tensor | None, last: Tensor | None, saved: Tensor | None, *, softplus: bool) -> _Scan:
@@ -330,21 +228,6 @@ def _scan_call(inputs: Inputs, y: Tensor | None, last: Tensor | None, saved: Ten
     )
 
 
-def _conv_call(x: Tensor, weight: Tensor, bias: Tensor | None, before: Tensor | None, *, silu: bool) -> _Conv:
-    batch, length, channels = x.shape
-    return _Conv(
-        batch=batch,
-        length=length,
-        channels=channels,
-        kernel=weight.shape[1],
-        silu=silu,
-        x=rows(x),
-        weight=pointer(weight),
-        bias=pointer(bias),
-        before=pointer(before),
-    )
-
-
 def _side_by_side(inputs: Inputs) -> Inputs:
     """Copy what does not lie as the library reads it: channels of a token side by side, parameters in one piece."""
     found = {name: rowwise(x) for name in ("u", "delta", "z") if (x := getattr(inputs, name)) is not None}
@@ -374,9 +257,9 @@ def pointer(x: Tensor | None) -> int | None:
     return None if x is None else x.data_ptr()
 
 
-def call(function: str, arguments: ctypes.Structure, size: int) -> None:
-    """Call a function of the library that takes one structure; numbers have `size` bytes."""
-    _check(getattr(_library(), function)(ctypes.byref(arguments), size, torch.get_num_threads()))
+def call(function: str, *structures: ctypes.Structure, size: int) -> None:
+    """Call a function of the library that takes these structures; numbers have `size` bytes."""
+    _check(getattr(_library(), function)(*map(ctypes.byref, structures), size, torch.get_num_threads()))
 
 
 def _check(status: int) -> None:
