@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -112,3 +113,72 @@ def test_every_error_message_has_a_test_that_matches_its_words():
         if words and not any(run in tested for run in runs):
             untested.append(f"{place}: {words}")
     assert untested == []
+
+
+UNPICKLING = {
+    "pickle",
+    "_pickle",
+    "cPickle",
+    "dill",
+    "cloudpickle",
+    "joblib",
+    "shelve",
+    "marshal",
+    "jsonpickle",
+    "yaml",
+}
+
+
+def calls(path: Path) -> list[tuple[str, ast.Call]]:
+    """Return every call in a file by its dotted name."""
+    return [
+        (ast.unparse(node.func), node) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)
+    ]
+
+
+def importers(modules: set[str]) -> set[str]:
+    """Return the sources that import any of these modules."""
+    found = set()
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            named = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            named += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if any(name.partition(".")[0] in modules for name in named):
+                found.add(path.relative_to(ROOT / "src" / "mambino").as_posix())
+    return found
+
+
+def test_nothing_is_unpickled_but_by_the_reader_that_calls_nothing():
+    assert importers(UNPICKLING) == {"weights/pickles.py"}
+    loads = [(path, call) for path in SOURCES for name, call in calls(path) if name == "torch.load"]
+    assert len(loads) >= 2
+    for path, call in loads:
+        given = {word.arg: ast.unparse(word.value) for word in call.keywords}
+        assert given["weights_only"] == "True" or (path.name == "pickles.py" and given["pickle_module"] == "_MODULE"), (
+            path
+        )
+
+
+def test_nothing_read_is_run():
+    forbidden = {
+        "eval",
+        "exec",
+        "compile",
+        "np.load",
+        "numpy.load",
+        "__import__",
+        "os.system",
+        "torch.jit.load",
+        "torch.hub.load",
+    }
+    assert [(path.name, name) for path in SOURCES for name, _ in calls(path) if name in forbidden] == []
+    shells = [call for path in SOURCES for _, call in calls(path) if any(word.arg == "shell" for word in call.keywords)]
+    assert shells == []
+
+
+def test_archives_are_unpacked_in_one_place():
+    assert importers({"zipfile", "tarfile", "gzip", "bz2", "lzma"}) == {"core/archives.py"}
+
+
+def test_nothing_is_fetched():
+    assert importers({"urllib", "http", "requests", "httpx", "aiohttp", "ftplib", "socket"}) == set()

@@ -39,6 +39,7 @@ def main(words: list[str]) -> int:
         "check-native": check_native,
         "check-arm": check_arm,
         "test-gpu": test_gpu,
+        "test-slow": test_slow,
         "wheel": wheel,
         "bench": bench,
         "docs": docs,
@@ -87,6 +88,16 @@ def check() -> None:
     _run([PYTHON, "-m", "mypy"], cwd=ROOT)
     _run([BIN / "lint-imports"], cwd=ROOT)
     _run([PYTHON, "-m", "pytest", "-m", "not slow", "-n", str(_cores())], cwd=ROOT)
+
+
+def test_slow() -> None:
+    """Run the tests that take minutes (kills, damaged files by the thousand, limits, servers), and list what passed."""
+    setup()
+    _install_once("test tools", ["-r", str(TEST_TOOLS)], watch=[TEST_TOOLS])
+    _run(
+        [PYTHON, "-m", "pytest", "-m", "slow", "-n", str(_cores()), "-rA", "--show-capture=no", "--durations=0"],
+        cwd=ROOT,
+    )
 
 
 def test_gpu() -> None:

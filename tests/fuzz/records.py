@@ -1,5 +1,6 @@
 """A small valid file of every kind that is read and is no image: weights, plans, states, records, options."""
 
+import hashlib
 import json
 import random
 import struct
@@ -27,7 +28,7 @@ from mambino.models import build, divisor
 from mambino.preprocessing.case import prepare
 from mambino.preprocessing.store import Origin, Store
 from mambino.training.runs import Run
-from mambino.training.state import load_state, save_state
+from mambino.training.state import DIGEST, load_state, save_state
 from mambino.weights import bundle
 from mambino.weights.checkpoints import read_checkpoint
 from mambino.weights.conversion import convert
@@ -53,7 +54,7 @@ def kinds() -> list[Kind]:
         Kind("checkpoint old", "c.pth", partial(_checkpoint, old=True), damage.any_bytes, read_checkpoint),
         Kind("checkpoint plan", "c.pth", _checkpoint, zipped, _convert),
         Kind("checkpoint plan apart", "trainer__plans__used/plans.json", _plans_apart, damage.in_json, _convert_beside),
-        Kind("state", "state.pt", _state, zipped, _read_state),
+        Kind("state", "state.pt", _state, _summed(zipped), _read_state),
         Kind("plan", "plan.json", _plan, damage.in_json, _read_plan),
         Kind("fingerprint", "fingerprint.json", _fingerprint, damage.in_json, partial(read, Fingerprint)),
         Kind("run", "options.json", _run, damage.in_json, partial(read, Run)),
@@ -149,6 +150,18 @@ def _convert_beside(path: Path) -> None:
 
 def _state(path: Path) -> None:
     save_state(toys.fresh(toys.config().recipe), path)
+
+
+def _summed(inner: damage.Change) -> damage.Change:
+    """Change what a state holds and give it the sum that fits, or change the file."""
+
+    def change(data: bytes, rng: random.Random) -> bytes:
+        if rng.random() < 0.3:
+            return damage.any_bytes(data, rng)
+        made = inner(data[:-DIGEST], rng)
+        return made + hashlib.sha256(made).digest()
+
+    return change
 
 
 def _read_state(path: Path) -> None:

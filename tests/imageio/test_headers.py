@@ -116,6 +116,10 @@ def test_voxels_outside_the_folder_are_refused(tmp_path, write, name):
 
 
 def test_plain_voxels_that_are_too_few_are_refused(tmp_path):
+    path = meta(tmp_path / "x.mha")
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(FileFormatError, match=r"x\.mha is truncated: 120 bytes expected, 119 found"):
+        read_image(path)
     (tmp_path / "x.raw").write_bytes(VOXELS.tobytes()[:-1])
     with pytest.raises(FileFormatError, match=r"x\.raw is truncated: 120 bytes expected, 119 found"):
         read_image(nrrd(tmp_path / "x.nhdr", data_file="x.raw"))

@@ -1,5 +1,6 @@
 """A saved state is the state, holds nothing but tensors and plain values, and a damaged one is refused."""
 
+import io
 from itertools import pairwise
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 
 from mambino.errors import FileFormatError
 from mambino.training.schedule import Pace
-from mambino.training.state import NUMBERS, follow, load_state, optimiser, save_state
+from mambino.training.state import DIGEST, NUMBERS, follow, load_state, optimiser, save_state
 from mambino.training.validation import Rhythm
 from tests.training.toys import Toy, config, fresh
 
@@ -73,3 +74,25 @@ def test_vectors_and_what_asks_for_it_are_not_decayed():
     decayed, free = optimiser(network, RECIPE).param_groups
     assert [p is network.first.weight for p in decayed["params"]] == [True]
     assert (len(free["params"]), free["weight_decay"], decayed["weight_decay"]) == (3, 0.0, RECIPE.weight_decay)
+
+
+def test_a_state_of_format_1_which_had_no_sum_is_gone_on_from(tmp_path):
+    path, state, other = tmp_path / "state.pt", used(), fresh(RECIPE, 1)
+    save_state(state, path)
+    content = torch.load(io.BytesIO(path.read_bytes()[:-DIGEST]), weights_only=True)
+    del content["numbers"]["setbacks"]
+    torch.save({**content, "format": 1}, path)
+    load_state(other, path)
+    assert (other.step, other.setbacks) == (7, 0)
+    torch.save({**content, "format": 2}, path)
+    with pytest.raises(FileFormatError, match="bytes are not those that were written"):
+        load_state(other, path)
+
+
+def test_a_state_of_a_later_format_is_refused_by_both_numbers(tmp_path):
+    path = tmp_path / "state.pt"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("mambino.training.state.FORMAT", 3)
+        save_state(used(), path)
+    with pytest.raises(FileFormatError, match=r"state\.pt has format 3, but this version of mambino reads format 2"):
+        load_state(fresh(RECIPE), path)

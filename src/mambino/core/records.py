@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar, dataclass_transform
 
+from mambino.core.formats import upgraded
 from mambino.errors import FileFormatError, OptionError
 
 T = TypeVar("T")
@@ -52,7 +53,7 @@ def parse(cls: type[T], text: bytes | str, source: str, hint: str = _MEND) -> T:
     """Read one record from JSON text that came from `source`."""
     from pydantic import ValidationError
 
-    _check_format(cls, text, source, hint)
+    text = _in_our_format(cls, text, source, hint)
     try:
         value: T = _adapter(cls).validate_json(text, strict=True)
     except ValidationError as error:
@@ -158,12 +159,27 @@ def replacing(path: Path, *, older: Path | None = None) -> Iterator[Path]:
             with part.open("rb") as file:
                 os.fsync(file.fileno())
             if path.exists():
-                path.replace(older)
+                _keep(path, older)
         part.replace(path)
     except OSError as error:
         raise unwritable(path, error) from None
     finally:
         part.unlink(missing_ok=True)
+
+
+def _keep(path: Path, older: Path) -> None:
+    """Give a file a second name, so that whoever copies the folder finds one under the first at any moment."""
+    link = older.with_name(f".part-{older.name}")
+    try:
+        link.unlink(missing_ok=True)
+        link.hardlink_to(path)
+    except (OSError, NotImplementedError):  # a file system without links
+        path.replace(older)
+        return
+    try:
+        link.replace(older)
+    finally:
+        link.unlink(missing_ok=True)
 
 
 def unwritable(path: Path, error: OSError) -> FileFormatError:
@@ -174,27 +190,19 @@ def unwritable(path: Path, error: OSError) -> FileFormatError:
     )
 
 
-@dataclass(frozen=True)
-class _Version:
-    """What all records with a format have in common."""
-
-    format: int | None = None
-
-
-def _check_format(cls: Any, text: bytes | str, source: str, hint: str) -> None:
-    """Refuse a record of another format by both numbers, before its other keys are found to be strange."""
-    from pydantic import ValidationError
-
+def _in_our_format(cls: Any, text: bytes | str, source: str, hint: str) -> bytes | str:
+    """Return the text of a record in the format of this version; other keys are looked at later."""
     ours = next((field.default for field in fields(cls) if field.name == "format"), None)
     try:
-        found = _adapter(_Version).validate_json(text, strict=True).format
-    except ValidationError:
-        return  # the record itself says what is wrong
-    if ours is not None and found is not None and found != ours:
-        raise FileFormatError(
-            f"{source} has format {found}, but this version of mambino reads format {ours}",
-            hint=f"use the version of mambino that wrote it, or {hint}",
-        )
+        facts = from_json(text)
+    except ValueError:
+        return text  # the record itself says what is wrong
+    if not isinstance(ours, int) or not isinstance(facts, dict):
+        return text
+    found = facts.get("format", ours)
+    if not isinstance(found, int) or found == ours:
+        return text
+    return json.dumps(upgraded(cls.__name__.lower(), facts, ours, source, hint))
 
 
 def _said(error: Any, text: bytes | str) -> str:

@@ -33,6 +33,13 @@ _NRRD_BYTES = {
     **dict.fromkeys(("long long", "longlong", "int64", "ulonglong", "uint64", "double"), 8),
 }
 
+_META_BYTES = {
+    **dict.fromkeys(("MET_CHAR", "MET_UCHAR"), 1),
+    **dict.fromkeys(("MET_SHORT", "MET_USHORT"), 2),
+    **dict.fromkeys(("MET_INT", "MET_UINT", "MET_FLOAT"), 4),
+    "MET_DOUBLE": 8,
+}
+
 
 def check_header(path: Path) -> None:
     """Refuse a file whose header contradicts itself, or names files outside its folder; others pass as they are.
@@ -49,30 +56,49 @@ def check_header(path: Path) -> None:
 
 
 def _check_meta(start: bytes, path: Path) -> None:
-    end = re.search(rb"^ElementDataFile[ \t]*=.*$", start, re.MULTILINE)
-    if end is None:
+    last = re.search(rb"^ElementDataFile[ \t]*=.*$", start, re.MULTILINE)
+    if last is None:
         raise FileFormatError(f"{path} has a header that is not valid: it names no ElementDataFile", _AGAIN)
-    entries: dict[str, str] = {}
-    for line in _lines(start[: end.end()]):
-        found = _META.fullmatch(line)
-        if found is None or found[1] in entries or len(line) > _WIDEST:
-            raise _invalid(path, f"it has the line {line[:60]!r}")
-        entries[found[1]] = found[2].strip()
+    entries = {"ElementNumberOfChannels": "1"} | _meta_entries(start[: last.end()], path)
     axes = _whole(entries, "NDims", path, most=_MOST_AXES)
-    _whole(entries | {"": "1"}, "ElementNumberOfChannels" if "ElementNumberOfChannels" in entries else "", path, 2**16)
+    _whole(entries, "ElementNumberOfChannels", path, most=2**16)
     for name, power in _VECTORS.items():
         if name in entries and len(_numbers(entries[name], name, path)) != axes**power:
             raise _invalid(path, f"{name} has {len(entries[name].split())} numbers for {axes} axes")
     if "DimSize" not in entries or min(_numbers(entries["DimSize"], "DimSize", path)) < 1:
         raise _invalid(path, f"DimSize is {entries.get('DimSize', 'missing')}")
     named = entries["ElementDataFile"]
-    listed = named.upper().startswith("LIST")
-    rest = start[end.end() :].decode("latin1").split("\n") if listed else [named]
-    if named.upper() != "LOCAL":
-        _check_names([name.strip() for name in rest], path)
-    data = path if named.upper() == "LOCAL" else path.parent / named
-    if "CompressedDataSize" in entries and data.is_file():
-        _whole(entries, "CompressedDataSize", path, data.stat().st_size)
+    if named.upper() == "LOCAL":
+        _check_meta_size(entries, path, path, last.end() + 1)
+    elif named.upper().startswith("LIST"):
+        _check_names([name.strip() for name in start[last.end() :].decode("latin1").split("\n")], path)
+    else:
+        _check_names([named], path)
+        _check_meta_size(entries, path, path.parent / named, 0)
+
+
+def _meta_entries(text: bytes, path: Path) -> dict[str, str]:
+    entries: dict[str, str] = {}
+    for line in _lines(text):
+        found = _META.fullmatch(line)
+        if found is None or found[1] in entries or len(line) > _WIDEST:
+            raise _invalid(path, f"it has the line {line[:60]!r}")
+        entries[found[1]] = found[2].strip()
+    return entries
+
+
+def _check_meta_size(entries: Mapping[str, str], path: Path, data: Path, begin: int) -> None:
+    """Refuse voxels of which the file `data` holds fewer bytes, from `begin` on; one of a pattern is no file."""
+    if not data.is_file():
+        return
+    there = data.stat().st_size - begin
+    if "CompressedDataSize" in entries:
+        _whole(entries, "CompressedDataSize", path, most=there)
+    voxels = math.prod(_numbers(entries["DimSize"], "DimSize", path)) * int(entries["ElementNumberOfChannels"])
+    expected = voxels * _META_BYTES.get(entries.get("ElementType", ""), 0)
+    plain = entries.get("CompressedData", "False") == "False" and entries.get("BinaryData") == "True"
+    if plain and there < expected:
+        raise _truncated(data, expected, there)
 
 
 def _check_nrrd(start: bytes, path: Path) -> None:
@@ -107,9 +133,7 @@ def _check_size(path: Path, name: str, entries: Mapping[str, str], voxels: float
     kind = re.sub(r"^(signed|unsigned) |_t$| int$", "", entries.get("type", "").lower())
     expected, data = voxels * _NRRD_BYTES.get(kind, 1), path.parent / name
     if entries.get("encoding", "").lower() == "raw" and data.is_file() and data.stat().st_size < expected:
-        raise FileFormatError(
-            f"{data} is truncated: {expected:.0f} bytes expected, {data.stat().st_size} found", _AGAIN
-        )
+        raise _truncated(data, expected, data.stat().st_size)
 
 
 def _lines(text: bytes) -> list[str]:
@@ -143,6 +167,10 @@ def _check_names(names: list[str], path: Path) -> None:
                 f"{path} looks for voxels outside its own folder",
                 "it may be meant to do harm; if it is not, put its files side by side",
             )
+
+
+def _truncated(data: Path, expected: float, found: int) -> FileFormatError:
+    return FileFormatError(f"{data} is truncated: {expected:.0f} bytes expected, {found} found", _AGAIN)
 
 
 def _invalid(path: Path, why: str) -> FileFormatError:

@@ -63,6 +63,8 @@ def write(path: Path, array: NDArray[np.generic], grid: Grid) -> None:
         image.SetDirection((axes / spacing).ravel().tolist())
         with replacing(path) as part:
             itk.WriteImage(image, str(part), True)
+            if not np.array_equal(itk.GetArrayFromImage(itk.ReadImage(str(part))), array, equal_nan=True):
+                raise RuntimeError("the disk is full")  # of which ITK says nothing
     except RuntimeError as error:
         raise FileFormatError(
             f"{path} cannot be written: {_cause(error)}", "free some space, or write .nii.gz, which holds any grid"

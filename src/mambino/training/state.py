@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
+from mambino.core.formats import upgraded
 from mambino.core.plan import Recipe
 from mambino.core.records import replacing
 from mambino.errors import FileFormatError, MambinoWarning
@@ -133,13 +134,13 @@ def load_state(state: State, path: Path) -> None:
         state.network.load_state_dict(content["network"])
         state.average.load_state_dict(content["average"])
         state.optimiser.load_state_dict(content["optimiser"])
+        for name in NUMBERS:
+            setattr(state, name, content["numbers"][name])
+        state.rhythm = Rhythm(**content["rhythm"]) if content["rhythm"] else None
+        state.pace = Pace(**content["pace"])
+        set_random_states(content["random"])
     except Exception as error:
         raise _useless(path, error) from error
-    for name in NUMBERS:
-        setattr(state, name, content["numbers"][name])
-    state.rhythm = Rhythm(**content["rhythm"]) if content["rhythm"] else None
-    state.pace = Pace(**content["pace"])
-    set_random_states(content["random"])
 
 
 def _newest(path: Path) -> dict[str, Any]:
@@ -164,13 +165,28 @@ def _whole(path: Path) -> dict[str, Any]:
     """
     try:
         data = path.read_bytes()
-        if hashlib.sha256(data[:-DIGEST]).digest() != data[-DIGEST:]:
-            raise ValueError(f"its {len(data)} bytes are not those that were written")
-        content: dict[str, Any] = torch.load(BytesIO(data[:-DIGEST]), weights_only=True, map_location="cpu")
-        if content["format"] != FORMAT:
-            raise KeyError(f"format {content['format']}, expected {FORMAT}")
+        sound = hashlib.sha256(data[:-DIGEST]).digest() == data[-DIGEST:]
+        content = _unpacked(data[:-DIGEST]) if sound else _without_sum(data)
     except Exception as error:
         raise _useless(path, error) from error
+    return upgraded("state", content, FORMAT, str(path), "remove the run's folder to start again")
+
+
+def _unpacked(data: bytes) -> dict[str, Any]:
+    content = torch.load(BytesIO(data), weights_only=True, map_location="cpu")
+    if not isinstance(content, dict):
+        raise TypeError(f"it holds a {type(content).__name__}")
+    return content
+
+
+def _without_sum(data: bytes) -> dict[str, Any]:
+    """Return what a file of format 1 holds, which had no sum; raise for any other."""
+    try:
+        content = _unpacked(data)
+    except Exception:
+        content = {}
+    if content.get("format") != 1:
+        raise ValueError(f"its {len(data)} bytes are not those that were written")
     return content
 
 
