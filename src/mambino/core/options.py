@@ -175,6 +175,11 @@ class PredictOptions:
         mirror: average over mirrored inputs along the axes that the bundle allows.
         overlap: of neighbouring windows, as a share of the patch.
         probabilities: write class probabilities beside the masks.
+        uncertainty: write maps of the entropy and, of several bundles or with `mirror`, of the mutual information.
+        largest: labels of which only the largest connected piece stays, as in "--largest liver" at the end; "all" is
+            every label.
+        min_size: pieces smaller than this go, by label: "liver=500", in mm³ (mm² of a slice; pixels without spacing).
+        fill: labels whose holes are filled; "all" is every label.
         overwrite: replace masks that other bundles or options have made.
         series: UIDs of the DICOM series to read, one a channel; the largest volume if not given.
         format: "mask" is a file of the image's kind, NIfTI for DICOM; of DICOM also "seg", a segmentation with a bit
@@ -189,6 +194,10 @@ class PredictOptions:
     mirror: bool = False
     overlap: Annotated[float, Ge(0), Le(0.9)] = 0.5
     probabilities: bool = False
+    uncertainty: bool = False
+    largest: tuple[str, ...] = ()
+    min_size: tuple[str, ...] = ()
+    fill: tuple[str, ...] = ()
     overwrite: bool = False
     series: tuple[str, ...] = ()
     format: Literal["mask", "seg", "seg-labelmap", "rtstruct"] = "mask"

@@ -17,9 +17,9 @@ from mambino.core.scratch import Room, in_memory, on_disk
 from mambino.errors import DataError, Error, OptionError
 from mambino.imageio import SUFFIXES, suffix
 from mambino.imageio.dicom.concepts import read_codes
-from mambino.imageio.inputs import find_images, read_input
+from mambino.imageio.inputs import Input, find_images, read_input
 from mambino.imageio.pairing import Problem
-from mambino.inference.ensemble import common_header, logits
+from mambino.inference.ensemble import common_header, logits, mean, members
 from mambino.inference.ledger import (
     NAME,
     Entry,
@@ -32,10 +32,12 @@ from mambino.inference.ledger import (
     settled,
 )
 from mambino.inference.memory import allowance, fits, parts_of, size_of, stored
-from mambino.inference.results import Result, mask_paths, named, scores_path, write_result
+from mambino.inference.postprocessing import Rules, mended, rules
+from mambino.inference.results import Result, beside, mask_paths, named, write_result
+from mambino.inference.uncertainty import doubt, maps
 from mambino.nn.device import choose_device, keep_allocations
 from mambino.ops.windows import Slab, Span
-from mambino.preprocessing.case import prepare, restore, restore_scores
+from mambino.preprocessing.case import Prepared, prepare, restore, restore_scores
 from mambino.weights.bundle import Bundle, digest, info, load
 
 
@@ -53,7 +55,8 @@ def predict(
     `options.format` "seg") and lie in `output`; `predict.json` beside them says how each was made and is brought
     up to date after each, so that a run that was stopped goes on where it was. A mask that the same bundles with
     the same options have made from the same image is kept. Any other mask is left alone unless `options.overwrite`.
-    With `options.probabilities`, class probabilities are written to `output`/probabilities.
+    With `options.probabilities`, class probabilities are written to `output`/probabilities; with `options.uncertainty`
+    maps to `output`/entropy and, of several members, `output`/mutual_information, and their means to the entries.
 
     A bad image, or one that is not there, does not stop the others: its entry has the status "failed" and says why.
 
@@ -69,7 +72,7 @@ def predict(
         The entries of this run, sorted by case; files are paths that can be opened from here.
 
     Raises:
-        OptionError: bundles that do not belong together, an output that is no folder, a missing device.
+        OptionError: bundles that do not belong together, a label that they do not know, an output that is no folder, a missing device.
         WeightsError: a bundle cannot be used.
         DataError, FileFormatError: none of the inputs is an image to segment; the first says why.
         FileFormatError: the output folder cannot be written to, or the disk is full.
@@ -79,6 +82,7 @@ def predict(
         size_of(options.memory)
     files, folder, device = _paths(bundles), _folder(output), choose_device(options.device)
     header = common_header(files)
+    mending = rules(options, header.labels)
     cases, problems = find_images(_paths(inputs), len(header.channels))
     masks = mask_paths(cases, folder, options.format)
     before = entries_in(folder)
@@ -106,7 +110,7 @@ def predict(
             progress(len(entries), total, case.id)
             begin = time.perf_counter()
             with _room(case, folder, options) as room:
-                result = _tried(case, ensemble, options, device, room)
+                result = _tried(case, ensemble, options, device, room, mending)
                 problem = (
                     result
                     if isinstance(result, Error)
@@ -119,10 +123,16 @@ def predict(
 
 
 def _tried(
-    case: Case, ensemble: Sequence[Bundle], options: PredictOptions, device: torch.device, room: Room | None
+    case: Case,
+    ensemble: Sequence[Bundle],
+    options: PredictOptions,
+    device: torch.device,
+    room: Room | None,
+    mending: Rules,
 ) -> Result | Error:
     try:
-        return _segment(case, ensemble, options, device, room)
+        result = _segment(case, ensemble, options, device, room)
+        return replace(result, segmentation=mended(result.segmentation, mending))
     except Error as error:
         return error
 
@@ -144,12 +154,28 @@ def _segment(
     def run(within: Span | None) -> Iterable[Slab]:
         return logits(ensemble, prepared.array, options, device, within)
 
+    if options.uncertainty:
+        return _doubted(given, prepared, ensemble, options, device)
     if options.probabilities:
         slabs = tuple(run(None))
         scores = restore_scores(lambda _: slabs, prepared, labels, config)
         return Result(given, restore(lambda _: slabs, prepared, labels, config, room=room or in_memory), scores)
     parts = parts_of(prepared, ensemble, allowance(options.memory)) if device.type == "cpu" else []
     return Result(given, restore(run, prepared, labels, config, parts=parts, room=room or in_memory), None)
+
+
+def _doubted(
+    given: Input, prepared: Prepared, ensemble: Sequence[Bundle], options: PredictOptions, device: torch.device
+) -> Result:
+    """Segment with the logits of each member at hand, so that the network runs no more often than without."""
+    config, labels = ensemble[0].config, ensemble[0].labels
+    temperatures, runs = zip(*members(ensemble, prepared.array, options, device), strict=True)
+    kept = [tuple(run) for run in runs]
+    together = tuple(mean(kept, temperatures))
+    alone = (tuple(mean([slabs], [heat])) for slabs, heat in zip(kept, temperatures, strict=True))
+    found = maps((restore_scores(lambda _, s=slabs: s, prepared, labels, config) for slabs in alone), labels)
+    scores = restore_scores(lambda _: together, prepared, labels, config) if options.probabilities else None
+    return Result(given, restore(lambda _: together, prepared, labels, config), scores, found)
 
 
 @contextmanager
@@ -172,7 +198,7 @@ def _saved(
     try:
         # Recorded just before it gets its name: a run killed in between makes it again, and never disowns it.
         with replacing(mask) as part:
-            write_result(part, scores_path(mask), result, case, now)
+            write_result(part, mask, result, case, now)
             entry = Entry(
                 case=case.id,
                 status="made",
@@ -182,6 +208,7 @@ def _saved(
                 sha256=digest_of([part]),
                 image=image_digest(case),
                 made_by=now.made_by,
+                doubt=result.maps and doubt(result.maps, result.segmentation),
             )
             keep_record(entry)
     except DataError as error:
@@ -201,7 +228,8 @@ def _again(entry: Entry, mask: Path, options: PredictOptions) -> bool:
     """Tell whether a mask that is there is to be made again."""
     if entry.status == "untouched":
         return options.overwrite
-    return options.probabilities and not scores_path(mask).exists()
+    wanted = {"probabilities": options.probabilities, "entropy": options.uncertainty}
+    return any(asked and not beside(mask, kind).exists() for kind, asked in wanted.items())
 
 
 def _refusal(problem: Problem, before: dict[str, Entry]) -> Entry:
