@@ -165,8 +165,8 @@ def test_the_verb_mends_masks_and_makes_them_again_where_that_changes(tmp_path, 
     assert made("out", largest=("all",))[0] == "untouched"
     status, mask = made("out", largest=("all",), fill=("all",), overwrite=True)
     assert (status, mask[8, 8, 8], mask[3, 3, 3], mask.sum()) == ("made", 0, 1, 125)
+    words = ["predict", str(model), str(image), "-o", str(tmp_path / "line"), "--largest", "all", "--fill", "all"]
     with pytest.raises(SystemExit) as ended:
-        words = ["predict", str(model), str(image), "-o", str(tmp_path / "line"), "--largest", "all", "--fill", "all"]
         main(words)
     assert not ended.value.code
     np.testing.assert_array_equal(np.asarray(nib.load(tmp_path / "line" / "scan.nii.gz").dataobj), mask)

@@ -72,7 +72,8 @@ def predict(
         The entries of this run, sorted by case; files are paths that can be opened from here.
 
     Raises:
-        OptionError: bundles that do not belong together, a label that they do not know, an output that is no folder, a missing device.
+        OptionError: bundles that do not belong together, a label that they do not know, an output that is no
+            folder, a missing device.
         WeightsError: a bundle cannot be used.
         DataError, FileFormatError: none of the inputs is an image to segment; the first says why.
         FileFormatError: the output folder cannot be written to, or the disk is full.

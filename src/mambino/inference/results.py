@@ -81,7 +81,9 @@ def _beside(result: Result) -> dict[str, NDArray[np.float32]]:
     found = {
         "probabilities": result.scores,
         "entropy": None if maps is None else maps.entropy[None],
-        "mutual_information": None if maps is None or maps.mutual_information is None else maps.mutual_information[None],
+        "mutual_information": None
+        if maps is None or maps.mutual_information is None
+        else maps.mutual_information[None],
     }
     return {name: array for name, array in found.items() if array is not None}
 

@@ -26,6 +26,7 @@ def sliding(
     options: PredictOptions,
     device: torch.device,
     within: Span | None = None,
+    *,
     flips: Sequence[tuple[int, ...]] | None = None,
 ) -> Iterator[Slab]:
     """Yield the logits of a prepared image, slab by slab along its first axis.
