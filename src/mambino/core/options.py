@@ -176,10 +176,9 @@ class PredictOptions:
         overlap: of neighbouring windows, as a share of the patch.
         probabilities: write class probabilities beside the masks.
         uncertainty: write maps of the entropy and, of several bundles or with `mirror`, of the mutual information.
-        largest: labels of which only the largest connected piece stays, as in "--largest liver" at the end; "all" is
-            every label.
-        min_size: pieces smaller than this go, by label: "liver=500", in mm³ (mm² of a slice; pixels without spacing).
-        fill: labels whose holes are filled; "all" is every label.
+        largest: names of structures of which the largest piece alone is kept, or "all".
+        smallest: "NAME=SIZE": pieces of a structure that are smaller are removed (ml; square mm in 2D, or pixels).
+        fill: names of structures whose holes are filled, or "all".
         overwrite: replace masks that other bundles or options have made.
         series: UIDs of the DICOM series to read, one a channel; the largest volume if not given.
         format: "mask" is a file of the image's kind, NIfTI for DICOM; of DICOM also "seg", a segmentation with a bit
@@ -196,7 +195,7 @@ class PredictOptions:
     probabilities: bool = False
     uncertainty: bool = False
     largest: tuple[str, ...] = ()
-    min_size: tuple[str, ...] = ()
+    smallest: tuple[str, ...] = ()
     fill: tuple[str, ...] = ()
     overwrite: bool = False
     series: tuple[str, ...] = ()

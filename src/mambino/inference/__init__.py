@@ -6,7 +6,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from mambino.core.dataset import Case
 from mambino.core.machine import cores
@@ -19,6 +21,7 @@ from mambino.imageio import SUFFIXES, suffix
 from mambino.imageio.dicom.concepts import read_codes
 from mambino.imageio.inputs import Input, find_images, read_input
 from mambino.imageio.pairing import Problem
+from mambino.inference.cleaning import check_cleaning, cleaned
 from mambino.inference.ensemble import common_header, logits, mean, members
 from mambino.inference.ledger import (
     NAME,
@@ -32,7 +35,6 @@ from mambino.inference.ledger import (
     settled,
 )
 from mambino.inference.memory import allowance, fits, parts_of, size_of, stored
-from mambino.inference.postprocessing import Rules, mended, rules
 from mambino.inference.results import Result, beside, mask_paths, named, write_result
 from mambino.inference.uncertainty import doubt, maps
 from mambino.nn.device import choose_device, keep_allocations
@@ -83,7 +85,7 @@ def predict(
         size_of(options.memory)
     files, folder, device = _paths(bundles), _folder(output), choose_device(options.device)
     header = common_header(files)
-    mending = rules(options, header.labels)
+    check_cleaning(options, header.labels)
     cases, problems = find_images(_paths(inputs), len(header.channels))
     masks = mask_paths(cases, folder, options.format)
     before = entries_in(folder)
@@ -111,7 +113,7 @@ def predict(
             progress(len(entries), total, case.id)
             begin = time.perf_counter()
             with _room(case, folder, options) as room:
-                result = _tried(case, ensemble, options, device, room, mending)
+                result = _tried(case, ensemble, options, device, room)
                 problem = (
                     result
                     if isinstance(result, Error)
@@ -129,11 +131,9 @@ def _tried(
     options: PredictOptions,
     device: torch.device,
     room: Room | None,
-    mending: Rules,
 ) -> Result | Error:
     try:
-        result = _segment(case, ensemble, options, device, room)
-        return replace(result, segmentation=mended(result.segmentation, mending))
+        return _segment(case, ensemble, options, device, room)
     except Error as error:
         return error
 
@@ -160,9 +160,11 @@ def _segment(
     if options.probabilities:
         slabs = tuple(run(None))
         scores = restore_scores(lambda _: slabs, prepared, labels, config)
-        return Result(given, restore(lambda _: slabs, prepared, labels, config, room=room or in_memory), scores)
+        mask = restore(lambda _: slabs, prepared, labels, config, room=room or in_memory)
+        return Result(given, cleaned(mask, options), scores)
     parts = parts_of(prepared, ensemble, allowance(options.memory)) if device.type == "cpu" else []
-    return Result(given, restore(run, prepared, labels, config, parts=parts, room=room or in_memory), None)
+    mask = restore(run, prepared, labels, config, parts=parts, room=room or in_memory)
+    return Result(given, cleaned(mask, options), None)
 
 
 def _doubted(
@@ -173,10 +175,13 @@ def _doubted(
     temperatures, runs = zip(*members(ensemble, prepared.array, options, device), strict=True)
     kept = [tuple(run) for run in runs]
     together = tuple(mean(kept, temperatures))
-    alone = (tuple(mean([slabs], [heat])) for slabs, heat in zip(kept, temperatures, strict=True))
-    found = maps((restore_scores(lambda _, s=slabs: s, prepared, labels, config) for slabs in alone), labels)
-    scores = restore_scores(lambda _: together, prepared, labels, config) if options.probabilities else None
-    return Result(given, restore(lambda _: together, prepared, labels, config), scores, found)
+
+    def shares(slabs: Iterable[Slab]) -> NDArray[np.float32]:
+        return restore_scores(lambda _: slabs, prepared, labels, config)
+
+    found = maps((shares(mean([slabs], [heat])) for slabs, heat in zip(kept, temperatures, strict=True)), labels)
+    mask = cleaned(restore(lambda _: together, prepared, labels, config), options)
+    return Result(given, mask, shares(together) if options.probabilities else None, found)
 
 
 @contextmanager
@@ -209,7 +214,7 @@ def _saved(
                 sha256=digest_of([part]),
                 image=image_digest(case),
                 made_by=now.made_by,
-                doubt=result.maps and doubt(result.maps, result.segmentation),
+                doubt=doubt(result.maps, result.segmentation) if result.maps else None,
             )
             keep_record(entry)
     except DataError as error:

@@ -94,17 +94,15 @@ class Predictions:
         words = [*self.bundles, options.mirror, options.overlap, options.precision, options.probabilities]
         words += [
             *options.series,
-            *_mending(options),
+            *(
+                [[options.largest, options.smallest, options.fill]]
+                if options.largest or options.smallest or options.fill
+                else []
+            ),
             *(["uncertainty"] if options.uncertainty else []),
             *([] if options.format == "mask" else [options.format, sorted((self.codes or {}).items())]),
         ]
         return hashlib.sha256(repr(words).encode()).hexdigest()
-
-
-def _mending(options: PredictOptions) -> list[object]:
-    """Return what changes a mask afterwards; nothing where there is nothing, as in digests of earlier versions."""
-    how = [sorted(options.largest), options.min_size, sorted(options.fill)]
-    return ["mended", *how] if any(how) else []
 
 
 def entries_in(folder: Path) -> dict[str, Entry]:
