@@ -175,6 +175,7 @@ class PredictOptions:
         mirror: average over mirrored inputs along the axes that the bundle allows.
         overlap: of neighbouring windows, as a share of the patch.
         probabilities: write class probabilities beside the masks.
+        uncertainty: write maps of the entropy and, of several bundles or with `mirror`, of the mutual information.
         largest: names of structures of which the largest piece alone is kept, or "all".
         smallest: "NAME=SIZE": pieces of a structure that are smaller are removed (ml; square mm in 2D, or pixels).
         fill: names of structures whose holes are filled, or "all".
@@ -192,6 +193,7 @@ class PredictOptions:
     mirror: bool = False
     overlap: Annotated[float, Ge(0), Le(0.9)] = 0.5
     probabilities: bool = False
+    uncertainty: bool = False
     largest: tuple[str, ...] = ()
     smallest: tuple[str, ...] = ()
     fill: tuple[str, ...] = ()

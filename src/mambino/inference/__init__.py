@@ -6,7 +6,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from mambino.core.dataset import Case
 from mambino.core.machine import cores
@@ -17,10 +19,10 @@ from mambino.core.scratch import Room, in_memory, on_disk
 from mambino.errors import DataError, Error, OptionError
 from mambino.imageio import SUFFIXES, suffix
 from mambino.imageio.dicom.concepts import read_codes
-from mambino.imageio.inputs import find_images, read_input
+from mambino.imageio.inputs import Input, find_images, read_input
 from mambino.imageio.pairing import Problem
 from mambino.inference.cleaning import check_cleaning, cleaned
-from mambino.inference.ensemble import common_header, logits
+from mambino.inference.ensemble import common_header, logits, mean, members
 from mambino.inference.ledger import (
     NAME,
     Entry,
@@ -33,10 +35,11 @@ from mambino.inference.ledger import (
     settled,
 )
 from mambino.inference.memory import allowance, fits, parts_of, size_of, stored
-from mambino.inference.results import Result, mask_paths, named, scores_path, write_result
+from mambino.inference.results import Result, beside, mask_paths, named, write_result
+from mambino.inference.uncertainty import doubt, maps
 from mambino.nn.device import choose_device, keep_allocations
 from mambino.ops.windows import Slab, Span
-from mambino.preprocessing.case import prepare, restore, restore_scores
+from mambino.preprocessing.case import Prepared, prepare, restore, restore_scores
 from mambino.weights.bundle import Bundle, digest, info, load
 
 
@@ -54,7 +57,8 @@ def predict(
     `options.format` "seg") and lie in `output`; `predict.json` beside them says how each was made and is brought
     up to date after each, so that a run that was stopped goes on where it was. A mask that the same bundles with
     the same options have made from the same image is kept. Any other mask is left alone unless `options.overwrite`.
-    With `options.probabilities`, class probabilities are written to `output`/probabilities.
+    With `options.probabilities`, class probabilities are written to `output`/probabilities; with `options.uncertainty`
+    maps to `output`/entropy and, of several members, `output`/mutual_information, and their means to the entries.
 
     A bad image, or one that is not there, does not stop the others: its entry has the status "failed" and says why.
 
@@ -70,7 +74,8 @@ def predict(
         The entries of this run, sorted by case; files are paths that can be opened from here.
 
     Raises:
-        OptionError: bundles that do not belong together, an output that is no folder, a missing device.
+        OptionError: bundles that do not belong together, a label that they do not know, an output that is no
+            folder, a missing device.
         WeightsError: a bundle cannot be used.
         DataError, FileFormatError: none of the inputs is an image to segment; the first says why.
         FileFormatError: the output folder cannot be written to, or the disk is full.
@@ -121,7 +126,11 @@ def predict(
 
 
 def _tried(
-    case: Case, ensemble: Sequence[Bundle], options: PredictOptions, device: torch.device, room: Room | None
+    case: Case,
+    ensemble: Sequence[Bundle],
+    options: PredictOptions,
+    device: torch.device,
+    room: Room | None,
 ) -> Result | Error:
     try:
         return _segment(case, ensemble, options, device, room)
@@ -146,6 +155,8 @@ def _segment(
     def run(within: Span | None) -> Iterable[Slab]:
         return logits(ensemble, prepared.array, options, device, within)
 
+    if options.uncertainty:
+        return _doubted(given, prepared, ensemble, options, device)
     if options.probabilities:
         slabs = tuple(run(None))
         scores = restore_scores(lambda _: slabs, prepared, labels, config)
@@ -154,6 +165,23 @@ def _segment(
     parts = parts_of(prepared, ensemble, allowance(options.memory)) if device.type == "cpu" else []
     mask = restore(run, prepared, labels, config, parts=parts, room=room or in_memory)
     return Result(given, cleaned(mask, options), None)
+
+
+def _doubted(
+    given: Input, prepared: Prepared, ensemble: Sequence[Bundle], options: PredictOptions, device: torch.device
+) -> Result:
+    """Segment with the logits of each member at hand, so that the network runs no more often than without."""
+    config, labels = ensemble[0].config, ensemble[0].labels
+    temperatures, runs = zip(*members(ensemble, prepared.array, options, device), strict=True)
+    kept = [tuple(run) for run in runs]
+    together = tuple(mean(kept, temperatures))
+
+    def shares(slabs: Iterable[Slab]) -> NDArray[np.float32]:
+        return restore_scores(lambda _: slabs, prepared, labels, config)
+
+    found = maps((shares(mean([slabs], [heat])) for slabs, heat in zip(kept, temperatures, strict=True)), labels)
+    mask = cleaned(restore(lambda _: together, prepared, labels, config), options)
+    return Result(given, mask, shares(together) if options.probabilities else None, found)
 
 
 @contextmanager
@@ -176,7 +204,7 @@ def _saved(
     try:
         # Recorded just before it gets its name: a run killed in between makes it again, and never disowns it.
         with replacing(mask) as part:
-            write_result(part, scores_path(mask), result, case, now)
+            write_result(part, mask, result, case, now)
             entry = Entry(
                 case=case.id,
                 status="made",
@@ -186,6 +214,7 @@ def _saved(
                 sha256=digest_of([part]),
                 image=image_digest(case),
                 made_by=now.made_by,
+                doubt=doubt(result.maps, result.segmentation) if result.maps else None,
             )
             keep_record(entry)
     except DataError as error:
@@ -205,7 +234,8 @@ def _again(entry: Entry, mask: Path, options: PredictOptions) -> bool:
     """Tell whether a mask that is there is to be made again."""
     if entry.status == "untouched":
         return options.overwrite
-    return options.probabilities and not scores_path(mask).exists()
+    wanted = {"probabilities": options.probabilities, "entropy": options.uncertainty}
+    return any(asked and not beside(mask, kind).exists() for kind, asked in wanted.items())
 
 
 def _refusal(problem: Problem, before: dict[str, Entry]) -> Entry:

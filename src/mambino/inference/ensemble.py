@@ -1,6 +1,6 @@
 """Several bundles that look at an image in the same way, as one network."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from mambino.core.options import PredictOptions
 from mambino.errors import OptionError
-from mambino.inference.sliding import sliding
+from mambino.inference.sliding import copies, sliding
 from mambino.ops.windows import Slab, Span
 from mambino.weights.bundle import Bundle, BundleHeader, header
 
@@ -53,10 +53,31 @@ def logits(
         within: the part of all axes but the first that is wanted; all if None.
     """
     runs = [sliding(bundle.network, array, bundle.config, options, device, within) for bundle in bundles]
+    return mean(runs, [bundle.temperature for bundle in bundles])
+
+
+def members(
+    bundles: Sequence[Bundle], array: NDArray[np.float32], options: PredictOptions, device: torch.device
+) -> list[tuple[float, Iterator[Slab]]]:
+    """Return the temperature and the logits of each member whose disagreement tells something.
+
+    Several bundles are members, each as the options say; of one bundle, each mirrored copy of the image.
+    """
+    if len(bundles) > 1:
+        return [(b.temperature, sliding(b.network, array, b.config, options, device)) for b in bundles]
+    (only,) = bundles
+    return [
+        (only.temperature, sliding(only.network, array, only.config, options, device, flips=(axes,)))
+        for axes in copies(only.config, options)
+    ]
+
+
+def mean(runs: Sequence[Iterable[Slab]], temperatures: Sequence[float]) -> Iterator[Slab]:
+    """Yield the mean of logits, slab by slab, each divided by its temperature first."""
     for slabs in zip(*runs, strict=True):
         total = np.zeros_like(slabs[0].scores)
-        for slab, bundle in zip(slabs, bundles, strict=True):
-            total += slab.scores / np.float32(bundle.temperature * len(bundles))
+        for slab, temperature in zip(slabs, temperatures, strict=True):
+            total += slab.scores / np.float32(temperature * len(runs))
         yield Slab(slabs[0].start, total)
 
 

@@ -16,6 +16,21 @@ NAME = "predict.json"
 
 
 @record
+class Doubt:
+    """How unsure the prediction of a case is.
+
+    Attributes:
+        entropy: mean over the mask, or over the image where the mask is empty (nats).
+        mutual_information: the same mean of what is disagreement between members; None of one member (nats).
+        expected_dice: the Dice that the probabilities expect, the mean over the structures found; None if none is.
+    """
+
+    entropy: float
+    mutual_information: float | None = None
+    expected_dice: float | None = None
+
+
+@record
 class Entry:
     """What became of one case.
 
@@ -29,6 +44,7 @@ class Entry:
         sha256: of the mask.
         image: sha256 of the image files it was made from.
         made_by: sha256 of the bundles and options it was made with.
+        doubt: how unsure it is, where the options ask for it.
     """
 
     case: str
@@ -39,6 +55,7 @@ class Entry:
     sha256: str = ""
     image: str = ""
     made_by: str = ""
+    doubt: Doubt | None = None
 
 
 @record
@@ -82,6 +99,7 @@ class Predictions:
                 if options.largest or options.smallest or options.fill
                 else []
             ),
+            *(["uncertainty"] if options.uncertainty else []),
             *([] if options.format == "mask" else [options.format, sorted((self.codes or {}).items())]),
         ]
         return hashlib.sha256(repr(words).encode()).hexdigest()

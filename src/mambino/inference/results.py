@@ -18,6 +18,7 @@ from mambino.imageio.dicom.rtstruct import write_rtstruct
 from mambino.imageio.dicom.seg import write_seg
 from mambino.imageio.inputs import Input
 from mambino.inference.ledger import Predictions
+from mambino.inference.uncertainty import Maps
 
 ENDINGS = {"seg": ".seg.dcm", "seg-labelmap": ".seg.dcm", "rtstruct": ".rtstruct.dcm"}
 """Of what is written by another format than the image's own."""
@@ -25,15 +26,16 @@ ENDINGS = {"seg": ".seg.dcm", "seg-labelmap": ".seg.dcm", "rtstruct": ".rtstruct
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Result:
-    """What the network says of one image; scores [k, *s] where they are asked for."""
+    """What the network says of one image; scores [k, *s] and maps of uncertainty where they are asked for."""
 
     given: Input
     segmentation: Segmentation
     scores: NDArray[np.float32] | None
+    maps: Maps | None = None
 
 
-def write_result(mask: Path, scores: Path, result: Result, case: Case, now: Predictions) -> None:
-    """Write the mask of a case in the format of the options, and its scores where there are some.
+def write_result(part: Path, mask: Path, result: Result, case: Case, now: Predictions) -> None:
+    """Write the mask of a case to `part` in the format of the options, and beside `mask` what else there is.
 
     Raises:
         DataError: the format cannot hold the labels, or the series is not as DICOM demands.
@@ -41,16 +43,16 @@ def write_result(mask: Path, scores: Path, result: Result, case: Case, now: Pred
     """
     volume = result.given.volume
     like = None if volume else case.images[0]
-    if result.scores is not None:
-        write_scores(scores, result.scores, result.segmentation.grid, like=like)
+    for kind, array in _beside(result).items():
+        write_scores(beside(mask, kind), array, result.segmentation.grid, like=like)
     if now.options.format == "mask" or volume is None:
-        write_labels(mask, result.segmentation, like=like)
+        write_labels(part, result.segmentation, like=like)
         return
     if now.options.format == "rtstruct":
-        write_rtstruct(mask, result.segmentation, volume, now.codes or {}, maker(now))
+        write_rtstruct(part, result.segmentation, volume, now.codes or {}, maker(now))
         return
-    kind: Literal["BINARY", "LABELMAP"] = "LABELMAP" if now.options.format == "seg-labelmap" else "BINARY"
-    write_seg(mask, result.segmentation, volume, now.codes or {}, maker(now), kind)
+    form: Literal["BINARY", "LABELMAP"] = "LABELMAP" if now.options.format == "seg-labelmap" else "BINARY"
+    write_seg(part, result.segmentation, volume, now.codes or {}, maker(now), form)
 
 
 def maker(now: Predictions) -> Maker:
@@ -73,11 +75,24 @@ def mask_paths(cases: Sequence[Case], folder: Path, kind: str) -> dict[str, Path
     return masks
 
 
-def scores_path(mask: Path) -> Path:
-    """Return where the class scores of a mask go: NIfTI for volumes, else .npz."""
+def _beside(result: Result) -> dict[str, NDArray[np.float32]]:
+    """Return what is written beside a mask: [k, *s] by the name of its folder."""
+    maps = result.maps
+    found = {
+        "probabilities": result.scores,
+        "entropy": None if maps is None else maps.entropy[None],
+        "mutual_information": None
+        if maps is None or maps.mutual_information is None
+        else maps.mutual_information[None],
+    }
+    return {name: array for name, array in found.items() if array is not None}
+
+
+def beside(mask: Path, kind: str) -> Path:
+    """Return where what belongs to a mask goes, in the folder `kind` beside it: NIfTI for volumes, else .npz."""
     ending = next((end for end in ENDINGS.values() if mask.name.endswith(end)), "")
     volume = mask.name.removesuffix(ending) + ".nii.gz" if ending else mask.name
-    return mask.parent / "probabilities" / (volume if volume.endswith(".nii.gz") else f"{mask.stem}.npz")
+    return mask.parent / kind / (volume if volume.endswith(".nii.gz") else f"{mask.stem}.npz")
 
 
 def named(options: PredictOptions) -> PredictOptions:

@@ -26,6 +26,8 @@ def sliding(
     options: PredictOptions,
     device: torch.device,
     within: Span | None = None,
+    *,
+    flips: Sequence[tuple[int, ...]] | None = None,
 ) -> Iterator[Slab]:
     """Yield the logits of a prepared image, slab by slab along its first axis.
 
@@ -39,6 +41,7 @@ def sliding(
         options: mirror, overlap and precision are used.
         device: where the network is.
         within: the part of all axes but the first that is wanted; all if None.
+        flips: the mirrored copies that are averaged, by their axes; those of the options if None.
 
     Yields:
         Slabs with numpy arrays [k, rows, *rest] float32.
@@ -47,8 +50,7 @@ def sliding(
         WeightsError: the network gives values that are not finite.
     """
     forward = _precise(network, options, device)
-    if options.mirror:
-        forward = _mirrored(forward, config)
+    forward = _mirrored(forward, config, copies(config, options) if flips is None else flips)
     overlap = (options.overlap,) * config.dim
     patch, batch = windows(config, array.shape[1], device)
     if config.dim == 2 and config.slice_axis is not None:
@@ -80,18 +82,26 @@ def _has_bf16(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-def _mirrored(forward: Forward, config: Config) -> Forward:
-    """Average over the input and its mirror images, each turned back; paired structures change places."""
-    flips = [*chain.from_iterable(combinations(config.mirror, n) for n in range(1, len(config.mirror) + 1))]
+def copies(config: Config, options: PredictOptions) -> tuple[tuple[int, ...], ...]:
+    """Return the axes along which each copy of the input is mirrored; first the input itself, along none."""
+    most = len(config.mirror) if options.mirror else 0
+    return (*chain.from_iterable(combinations(config.mirror, n) for n in range(most + 1)),)
+
+
+def _mirrored(forward: Forward, config: Config, flips: Sequence[tuple[int, ...]]) -> Forward:
+    """Average over mirrored copies of the input, each turned back; paired structures change places."""
+    if [*flips] == [()]:
+        return forward
     order = _swapped(config.network.out_channels, config.swap)
 
     def average(x: Float[Tensor, "b c *s"]) -> Float[Tensor, "b k *s"]:
-        total = forward(x)
-        for axes in flips:
-            dims = [axis + 2 for axis in axes]
-            logits = forward(x.flip(dims)).flip(dims)
-            total = total + (logits[:, order] if config.swap_axis in axes else logits)
-        return total / (1 + len(flips))
+        parts = (one(x, axes) for axes in flips)
+        return sum(parts, next(parts)) / len(flips)
+
+    def one(x: Float[Tensor, "b c *s"], axes: tuple[int, ...]) -> Float[Tensor, "b k *s"]:
+        dims = [axis + 2 for axis in axes]
+        logits = forward(x.flip(dims)).flip(dims) if axes else forward(x)
+        return logits[:, order] if config.swap_axis in axes else logits
 
     return average
 
