@@ -290,10 +290,10 @@ def test_a_typo_in_the_plan_is_named(work):
         ({"options": {"features": (4,)}}, "features needs at least 2 stages, got 1", "correct "),
         (
             {"options": {"features": 4}},
-            r"the network unet cannot be built with the options {'features': 4}",
+            r"the network unet cannot be made with the options {'features': 4}",
             "correct ",
         ),
-        ({"options": {"features": (4, -8)}}, "the network unet cannot be built with the options", "correct "),
+        ({"options": {"features": (4, -8)}}, "the network unet cannot be made with the options", "correct "),
     ],
 )
 def test_a_network_that_cannot_be_built_is_named_with_the_plan(work, changes, words, hint):

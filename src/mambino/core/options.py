@@ -175,6 +175,9 @@ class PredictOptions:
         mirror: average over mirrored inputs along the axes that the bundle allows.
         overlap: of neighbouring windows, as a share of the patch.
         probabilities: write class probabilities beside the masks.
+        largest: names of structures of which the largest piece alone is kept, or "all".
+        smallest: "NAME=SIZE": pieces of a structure that are smaller are removed (ml; square mm in 2D, or pixels).
+        fill: names of structures whose holes are filled, or "all".
         overwrite: replace masks that other bundles or options have made.
         series: UIDs of the DICOM series to read, one a channel; the largest volume if not given.
         format: "mask" is a file of the image's kind, NIfTI for DICOM; of DICOM also "seg", a segmentation with a bit
@@ -189,6 +192,9 @@ class PredictOptions:
     mirror: bool = False
     overlap: Annotated[float, Ge(0), Le(0.9)] = 0.5
     probabilities: bool = False
+    largest: tuple[str, ...] = ()
+    smallest: tuple[str, ...] = ()
+    fill: tuple[str, ...] = ()
     overwrite: bool = False
     series: tuple[str, ...] = ()
     format: Literal["mask", "seg", "seg-labelmap", "rtstruct"] = "mask"

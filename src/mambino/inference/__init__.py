@@ -19,6 +19,7 @@ from mambino.imageio import SUFFIXES, suffix
 from mambino.imageio.dicom.concepts import read_codes
 from mambino.imageio.inputs import find_images, read_input
 from mambino.imageio.pairing import Problem
+from mambino.inference.cleaning import check_cleaning, cleaned
 from mambino.inference.ensemble import common_header, logits
 from mambino.inference.ledger import (
     NAME,
@@ -79,6 +80,7 @@ def predict(
         size_of(options.memory)
     files, folder, device = _paths(bundles), _folder(output), choose_device(options.device)
     header = common_header(files)
+    check_cleaning(options, header.labels)
     cases, problems = find_images(_paths(inputs), len(header.channels))
     masks = mask_paths(cases, folder, options.format)
     before = entries_in(folder)
@@ -147,9 +149,11 @@ def _segment(
     if options.probabilities:
         slabs = tuple(run(None))
         scores = restore_scores(lambda _: slabs, prepared, labels, config)
-        return Result(given, restore(lambda _: slabs, prepared, labels, config, room=room or in_memory), scores)
+        mask = restore(lambda _: slabs, prepared, labels, config, room=room or in_memory)
+        return Result(given, cleaned(mask, options), scores)
     parts = parts_of(prepared, ensemble, allowance(options.memory)) if device.type == "cpu" else []
-    return Result(given, restore(run, prepared, labels, config, parts=parts, room=room or in_memory), None)
+    mask = restore(run, prepared, labels, config, parts=parts, room=room or in_memory)
+    return Result(given, cleaned(mask, options), None)
 
 
 @contextmanager

@@ -77,6 +77,11 @@ class Predictions:
         words = [*self.bundles, options.mirror, options.overlap, options.precision, options.probabilities]
         words += [
             *options.series,
+            *(
+                [[options.largest, options.smallest, options.fill]]
+                if options.largest or options.smallest or options.fill
+                else []
+            ),
             *([] if options.format == "mask" else [options.format, sorted((self.codes or {}).items())]),
         ]
         return hashlib.sha256(repr(words).encode()).hexdigest()

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise, product
 from math import ceil, prod
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 import torch
 
 from mambino.core.machine import memory, resident
+from mambino.core.plan import NetworkSpec
+from mambino.core.records import dump, parse
 from mambino.errors import Error, OptionError
 from mambino.imageio import FORMATS, nifti, suffix
 from mambino.inference.sliding import windows
@@ -118,9 +121,14 @@ def parts_of(prepared: Prepared, bundles: Sequence[Bundle], allowed: Allowance) 
 
 def _pass(bundle: Bundle, voxels: int) -> float:
     """Estimate what a network needs for so many voxels at once, beside its weights (bytes)."""
-    config = bundle.config
-    count = max(1, voxels // prod(config.patch))
-    return AROUND * activation_bytes(config.network, config.patch, count, training=False)
+    patch = bundle.config.patch
+    return AROUND * _tensors(dump(bundle.config.network), patch, max(1, voxels // prod(patch)))
+
+
+@lru_cache(maxsize=64)
+def _tensors(network: str, patch: tuple[int, ...], count: int) -> int:
+    """Return the bytes of all tensors of a pass at their peak; half a second of work, so once for all cases."""
+    return activation_bytes(parse(NetworkSpec, network, "the bundle"), patch, count, training=False)
 
 
 def _area(prepared: Prepared, patch: Sequence[int], counts: Sequence[int]) -> int:

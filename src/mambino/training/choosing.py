@@ -49,12 +49,6 @@ def check_network(config: Config, name: str, plan: str) -> None:
     except Error as error:
         hint = f"{error.hint}; {again}" if error.hint else again
         raise OptionError(f"{plan}, configuration {name}: {error}", hint) from None
-    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise OptionError(
-            f"{plan}, configuration {name}: the network {spec.name} cannot be built with the options "
-            f"{spec.options}: {error}",
-            again,
-        ) from error
     if any(size % side for size, side in zip(config.patch, sides, strict=True)):
         fits = tuple(max(1, round(size / side)) * side for size, side in zip(config.patch, sides, strict=True))
         raise OptionError(

@@ -1,0 +1,109 @@
+"""What is removed from a mask, and filled in it, when a user asks for it: pieces and holes of structures."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from mambino.core.image import Segmentation
+from mambino.core.labels import Labels
+from mambino.core.options import PredictOptions
+from mambino.errors import OptionError
+
+EVERY = "all"
+MILLILITRE = 1000.0
+"""In cubic mm."""
+
+
+def check_cleaning(options: PredictOptions, labels: Labels) -> None:
+    """Refuse options that name no structure of these labels, or that regions cannot have.
+
+    Raises:
+        OptionError: names the option, the name and the names that there are.
+    """
+    for flag in ("largest", "fill", "smallest"):
+        given: tuple[str, ...] = getattr(options, flag)
+        if given and labels.has_regions:
+            raise OptionError(
+                f"--{flag} {given[0]}: the labels of this bundle are regions that overlap, whose pieces are no pieces",
+                hint="clean the masks of regions after predicting",
+            )
+        for name in (text.partition("=")[0] for text in given):
+            if name != EVERY and name not in labels.names:
+                raise OptionError(
+                    f"--{flag} {name}: the bundle has no structure of this name; it has {', '.join(labels.names)}",
+                    hint=f"name one of these, or {EVERY}",
+                )
+    for text in options.smallest:
+        _volume(text)
+
+
+def cleaned(segmentation: Segmentation, options: PredictOptions) -> Segmentation:
+    """Return a mask without pieces below the smallest size, then with the largest piece alone, then without holes.
+
+    Sizes are in ml for volumes, in square mm for slices, in pixels where an image has no spacing. Voxels are of one
+    piece where they share a corner at least. What is removed becomes background; what is filled was background, and is
+    given to the structure round it. Each structure is looked at within its own box.
+
+    Args:
+        segmentation: of plain labels.
+        options: `smallest`, `largest` and `fill` are used; they fit the labels (`check_cleaning`).
+    """
+    labels, array = segmentation.labels, segmentation.array
+    least = {name: _volume(text) for text in options.smallest for name in _named(text.partition("=")[0], labels)}
+    largest, fill = (_all_named(given, labels) for given in (options.largest, options.fill))
+    if not least and not largest and not fill:
+        return segmentation
+    grid = segmentation.grid
+    size = abs(float(np.linalg.det(grid.affine[:-1, :-1]))) / (MILLILITRE if grid.dim == 3 and grid.unit == "mm" else 1)
+    array = np.array(array)
+    boxes = ndimage.find_objects(array)
+    for name, (number, *_) in labels.names.items():
+        box = boxes[number - 1] if number <= len(boxes) else None
+        if box is None:
+            continue
+        part = array[box]
+        if name in least or name in largest:
+            part[_surplus(part == number, least.get(name, 0.0) / size, alone=name in largest)] = 0
+        if name in fill:
+            inside = part == number
+            part[ndimage.binary_fill_holes(inside) & ~inside & (part == 0)] = number
+    return Segmentation(array, segmentation.grid, labels)
+
+
+def _surplus(inside: NDArray[np.bool_], least: float, *, alone: bool) -> NDArray[np.bool_]:
+    """Return the voxels of pieces with fewer than `least` voxels; and of all but the largest, if it stands `alone`."""
+    pieces, count = ndimage.label(inside, np.ones((3,) * inside.ndim))
+    sizes = np.bincount(pieces.ravel(), minlength=count + 1)
+    sizes[0] = 0
+    keep = sizes >= least
+    if alone and count:
+        keep &= np.arange(count + 1) == sizes.argmax()
+    keep[0] = True
+    surplus: NDArray[np.bool_] = ~keep[pieces]
+    return surplus
+
+
+def _volume(text: str) -> float:
+    """Return the size of "liver=1.5".
+
+    Raises:
+        OptionError: it is not written like that.
+    """
+    name, _, number = text.partition("=")
+    try:
+        value = float(number)
+    except ValueError:
+        value = -1.0
+    if not name or not 0 <= value < float("inf"):
+        raise OptionError(f"--smallest {text} is no name with a volume", hint="write --smallest liver=1.5")
+    return value
+
+
+def _named(name: str, labels: Labels) -> tuple[str, ...]:
+    return tuple(labels.names) if name == EVERY else (name,)
+
+
+def _all_named(given: Sequence[str], labels: Labels) -> frozenset[str]:
+    return frozenset(name for text in given for name in _named(text, labels))
