@@ -38,6 +38,7 @@ def test_a_typo_in_a_plan_is_named():
         ({"batch": 0}, "batch must be at least 1, got 0"),
         ({"network": replace(NETWORK, dim=3)}, "a configuration of dim 2 holds a network of dim 3"),
         ({"spacing": (1.0, float("nan"))}, r"spacing needs 2 positive entries, got \(1.0, nan\)"),
+        ({"spacing": (1.0, 1e-7)}, r"spacing is at least 1e-06, got \(1.0, 1e-07\)"),
         ({"shape": (64,)}, r"shape needs 2 positive entries, got \(64,\)"),
         ({"normalise": ()}, "normalise needs an entry for each of 1 channels, got 0"),
         ({"slice_axis": 3}, "slice_axis is 0, 1 or 2, and for dim 2 only; got 3 for dim 2"),

@@ -18,13 +18,8 @@ START = 1_000_000
 """First seed of the many, so that they are others than the few."""
 
 ONCE_WRONG = (
-    ("mha", 42),
-    ("mhd", 42),
-    ("mgh", 34),
-    ("tiff pages", 13),
-    ("prepared labels", 87),
-    ("plan", 299),
-    ("log", 1),
+    *(("mha", 42), ("mhd", 42), ("mgh", 34), ("tiff pages", 13), ("prepared labels", 87), ("log", 1)),
+    *(("plan", START + 39), ("dicom deflated", START + 131), ("tiff", START + 71), ("dicomdir", START + 10)),
 )
 SHARES = 4
 

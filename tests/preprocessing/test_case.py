@@ -367,3 +367,11 @@ def test_scores_of_other_classes_are_refused():
     prepared = prepare(image, config())
     with pytest.raises(ShapeError, match="there are scores of 5 classes, but labels of 3"):
         restore(whole([Slab(0, np.zeros((5, 4, 5, 6), np.float32))]), prepared, LABELS, config())
+
+
+def test_a_spacing_that_makes_voxels_without_end_is_refused():
+    image, _ = volume((8, 8, 8))
+    with pytest.raises(
+        DataError, match=r"\(8, 8, 8\) voxels of spacing .* become \(80000, 80000, 80000\) at the spacing"
+    ):
+        prepare(image, config(spacing=(1e-4,) * 3))

@@ -185,6 +185,8 @@ class Config:
         for name, values in (("spacing", self.spacing), ("patch", self.patch), ("shape", self.shape)):
             if len(values) != self.dim or not all(0 < value < inf for value in values):
                 raise OptionError(f"{name} needs {self.dim} positive entries, got {values}")
+        if min(self.spacing) < 1e-6:
+            raise OptionError(f"spacing is at least 1e-06, got {self.spacing}")
         if self.batch < 1:
             raise OptionError(f"batch must be at least 1, got {self.batch}")
         if self.network.dim != self.dim:

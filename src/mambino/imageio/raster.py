@@ -102,7 +102,10 @@ def _picture(path: Path) -> NDArray[Any]:
     try:
         with PIL.Image.open(path) as picture:
             mode = picture.mode
+            check_room(path, 8 * picture.width * picture.height)
             array = np.array(picture)
+    except DataError:
+        raise
     except _DAMAGE as error:
         cause = "" if isinstance(error, PIL.UnidentifiedImageError) else f" ({error})"
         what = "is no picture of a known kind" if not cause else "is damaged or truncated"
@@ -138,6 +141,8 @@ def _tiff(path: Path) -> NDArray[Any]:
         raise DataError(f"{path} has the colour space {_colour(page)}; grey, palette and RGB are read", _PLAIN)
     if array.dtype.kind not in "biuf":
         raise DataError(f"{path} holds {array.dtype} samples; real numbers are read", "store the magnitude")
+    if len(axes) != array.ndim:
+        raise FileFormatError(f"{path} is damaged: it has the axes {axes}, its pixels {array.ndim} of them", _AGAIN)
     return _arranged(array, axes, path)
 
 

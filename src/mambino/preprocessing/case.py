@@ -7,6 +7,7 @@ the last to the first: resample the scores, take a label for each voxel, put the
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,9 @@ Run = Callable[[Span | None], Iterable[Slab]]
 
 ANISOTROPIC = 3.0
 """A grid whose coarsest spacing exceeds its finest by more than this has an axis apart (nnU-Net)."""
+
+MOST_VOXELS = 2**33
+"""Of a prepared image, 2048 along each axis; more is a wrong spacing."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -289,10 +293,17 @@ def _target(cropped: Grid, config: Config) -> tuple[float, ...]:
 
 def _new_shape(cropped: Grid, config: Config) -> tuple[int, ...]:
     # Spacings are sums of squares of an affine: six decimals, so that 12.5 voxels round alike everywhere.
-    return tuple(
+    target = _target(cropped, config)
+    shape = tuple(
         max(1, round(round(old, 6) / round(new, 6) * n))
-        for old, new, n in zip(cropped.spacing, _target(cropped, config), cropped.shape, strict=True)
+        for old, new, n in zip(cropped.spacing, target, cropped.shape, strict=True)
     )
+    if prod(shape) > MOST_VOXELS:
+        raise DataError(
+            f"{cropped.shape} voxels of spacing {cropped.spacing} become {shape} at the spacing {target} of the plan",
+            "correct the spacing of the image, or of the plan",
+        )
+    return shape
 
 
 def _separate_axis(cropped: Grid, config: Config, *, back: bool) -> int | None:

@@ -223,6 +223,9 @@ def _frame(file: Path, header: Any, number: int) -> Frame:
     slope = _look(header, groups, "PixelValueTransformationSequence", "RescaleSlope")
     intercept = _look(header, groups, "PixelValueTransformationSequence", "RescaleIntercept")
     kinds = [str(word).upper() for word in header.get("ImageType") or ()]
+    bits = int(header.get("BitsStored") or header.BitsAllocated)
+    if not (1 <= bits <= 64 and all(np.isfinite(float(n)) for n in (slope, intercept) if n is not None)):
+        raise ValueError("no numbers that stored values can have")
     lacking = [name for name, value in _WANTED.items() if np.isnan({0: position, 1: axes, 2: spacing}[value]).any()]
     return Frame(
         file=file,
@@ -235,7 +238,7 @@ def _frame(file: Path, header: Any, number: int) -> Frame:
         thickness=float(thickness) if thickness else None,
         slope=1.0 if slope is None else float(slope),
         intercept=0.0 if intercept is None else float(intercept),
-        stored=(int(header.get("BitsStored") or header.BitsAllocated), bool(header.get("PixelRepresentation"))),
+        stored=(bits, bool(header.get("PixelRepresentation"))),
         padding=_padding(header),
         reference=str(header.get("FrameOfReferenceUID") or ""),
         localiser=any(word in {"LOCALIZER", "SCOUT"} for word in kinds),

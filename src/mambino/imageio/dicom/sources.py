@@ -59,7 +59,7 @@ def _is_directory_record(path: Path) -> bool:
 
 def _recorded(path: Path) -> tuple[Path, ...]:
     """Return the files that a DICOMDIR lists, all of them inside its own folder."""
-    listed = [_inside(path, record) for record in _records(path)]
+    listed = [_inside(path, parts) for parts in _records(path)]
     files = [file for file in listed if file is not None]
     gone = sum(not file.is_file() for file in files)
     if gone:
@@ -74,13 +74,12 @@ def _records(path: Path) -> list[Any]:
     pydicom = need("pydicom", extra="dicom", why=f"reading {path}")
     with quietly():
         try:
-            return list(pydicom.dcmread(path).DirectoryRecordSequence)
+            return [record.get("ReferencedFileID") for record in pydicom.dcmread(path).DirectoryRecordSequence]
         except Exception:  # a damaged file makes pydicom raise anything
             raise FileFormatError(f"{path} is damaged: it lists no files", "name the folder instead") from None
 
 
-def _inside(path: Path, record: Any) -> Path | None:
-    parts = record.get("ReferencedFileID")
+def _inside(path: Path, parts: Any) -> Path | None:
     if not parts:
         return None
     parts = [parts] if isinstance(parts, str) else list(parts)
