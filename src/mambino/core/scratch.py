@@ -28,30 +28,39 @@ def in_memory(shape: tuple[int, ...], kind: DTypeLike) -> NDArray[Any]:
 
 @contextmanager
 def on_disk(folder: Path) -> Iterator[Room]:
-    """Lend room in files beside `folder`'s own, which are removed at the end, and by the system if the program dies.
+    """Lend room in mapped files of a folder that lose their names at once, so that nothing is left, whatever happens.
+
+    Where the system keeps the name of a mapped file (Windows), it goes at the end, if nothing holds the array any more.
 
     Raises:
         FileFormatError: (by the room) the disk is full. Space is taken before it is needed, since a mapped file that
             meets a full disk kills the program.
     """
-    with tempfile.TemporaryDirectory(prefix=".scratch-", dir=folder, ignore_cleanup_errors=True) as place:
+    left: list[Path] = []
 
-        def room(shape: tuple[int, ...], kind: DTypeLike) -> NDArray[Any]:
-            size = prod(shape) * np.dtype(kind).itemsize
-            if not size:
-                return np.empty(shape, kind)
-            handle, name = tempfile.mkstemp(dir=place)
+    def room(shape: tuple[int, ...], kind: DTypeLike) -> NDArray[Any]:
+        size = prod(shape) * np.dtype(kind).itemsize
+        if not size:
+            return np.empty(shape, kind)
+        handle, name = tempfile.mkstemp(prefix=".scratch-", dir=folder)
+        try:
+            with os.fdopen(handle, "r+b") as file:
+                _take(file.fileno(), size)
+                return np.memmap(file, kind, "r+", 0, shape)
+        except OSError as error:
+            raise unwritable(Path(name), error) from None
+        finally:
             try:
-                with os.fdopen(handle, "r+b") as file:
-                    _take(file.fileno(), size)
-                    return np.memmap(file, kind, "r+", 0, shape)
-            except OSError as error:
-                raise unwritable(Path(name), error) from None
-            finally:
-                with contextlib.suppress(OSError):  # Windows keeps a mapped file until the end
-                    Path(name).unlink()
+                Path(name).unlink()
+            except OSError:
+                left.append(Path(name))
 
+    try:
         yield room
+    finally:
+        for path in left:
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def _take(file: int, size: int) -> None:
