@@ -18,21 +18,26 @@ from tests.training.test_training import work as work  # noqa: PLC0414 - a fixtu
 
 @pytest.fixture
 def copies(work, monkeypatch, tmp_path_factory):
-    """Train to the end, copying the run again and again; return the copies, oldest first."""
+    """Train to the end, copying the run again and again, once an epoch at least; return the copies, oldest first."""
     monkeypatch.setattr("mambino.training.SAVE_EVERY", 0.0)
-    folder, made, over = tmp_path_factory.mktemp("copies"), [], threading.Event()
+    folder, made, over, another = tmp_path_factory.mktemp("copies"), [], threading.Event(), threading.Event()
 
     def copy() -> None:
-        while not over.wait(0.1):
+        while not over.wait(0.02):
             to = folder / f"{len(made):03d}" / "runs"
             if (work / "runs" / "2d-unet-0" / "state.pt").exists():
                 shutil.copytree(work / "runs", to, ignore=shutil.ignore_patterns(".part-*"))
                 made.append(to.parent)
+                another.set()
+
+    def wait(_) -> None:
+        another.clear()
+        assert another.wait(60), "the copier stopped"
 
     copier = threading.Thread(target=copy)
     copier.start()
     try:
-        train(work, replace(EACH, epochs=6))
+        train(work, replace(EACH, epochs=6), on_epoch=wait)
     finally:
         over.set()
         copier.join()
@@ -40,7 +45,7 @@ def copies(work, monkeypatch, tmp_path_factory):
 
 
 def test_every_copy_is_whole_and_goes_on_to_the_same_weights(work, copies):
-    assert len(copies) >= 3
+    assert len(copies) >= 6
     wanted = tensors(work / "runs" / "2d-unet-0" / "model.safetensors")
     for copied in copies:
         run = copied / "runs" / "2d-unet-0"
