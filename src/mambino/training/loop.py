@@ -1,6 +1,5 @@
 """The loop: steps, validation on whole cases, and one `Epoch` after the other."""
 
-import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from math import floor, isfinite
@@ -16,6 +15,7 @@ from mambino.training.divergence import diverged
 from mambino.training.freezing import hold
 from mambino.training.loss import deep_dice_ce
 from mambino.training.precision import Precision
+from mambino.training.processes import ALONE, Processes
 from mambino.training.sampling import Batch, Readable, stream
 from mambino.training.schedule import LEARNT, keeps, rate, settled, steps_that_fit
 from mambino.training.state import State, follow
@@ -72,6 +72,7 @@ class Course:
         patience: epochs without improvement after which it ends; 0 never ends it.
         workers: threads that prepare batches; 0 prepares them between the steps.
         frozen: epochs for which the encoder learns nothing.
+        processes: that learn together; each has its part of a batch and of the cases held out.
     """
 
     config: Config
@@ -85,6 +86,7 @@ class Course:
     patience: int = 0
     workers: int = 0
     frozen: int = 0
+    processes: Processes = ALONE
 
 
 def proceed() -> None:
@@ -104,22 +106,24 @@ def epochs(state: State, course: Course, *, check: Callable[[], None] = proceed)
         DivergedError: the loss or a gradient is not finite; `state` is that of before the step.
         DataError: a case cannot be read.
     """
-    began = time.perf_counter() - state.seconds
+    clock = course.processes.clock
+    began = clock() - state.seconds
     _settle(state, course)
     batches = stream(course.patches, state.step, course.workers)
     try:
         while not finished(state):
             while state.step < _epoch_end(state, course):
-                begin = time.perf_counter()
+                begin = clock()
                 _learn(state, next(batches), course)
-                state.pace = state.pace.after_step(time.perf_counter() - begin)
-                state.seconds = time.perf_counter() - began
+                now = clock()
+                state.pace = state.pace.after_step(now - begin)
+                state.seconds = now - began
                 _settle(state, course)
                 check()
             score = _validate(state, course, check)
-            state.seconds = time.perf_counter() - began
+            state.seconds = clock() - began
             yield _close(state, course, score)
-            state.seconds = time.perf_counter() - began
+            state.seconds = clock() - began
     finally:
         batches.close()
 
@@ -144,10 +148,11 @@ def _learn(state: State, batch: Batch, course: Course) -> None:
     loss = dice + entropy
     state.optimiser.zero_grad(set_to_none=True)
     torch.autograd.backward(loss)
+    course.processes.add_up(state.network)
     norm = torch.nn.utils.clip_grad_norm_(state.network.parameters(), recipe.clip)
     value = loss.item()
     if not isfinite(value) or not isfinite(norm.item()):
-        raise diverged(state, images, course.precision, dice.item(), entropy.item())
+        raise diverged(state, images, course.precision, dice.item(), entropy.item(), course.processes)
     state.optimiser.step()
     state.step += 1
     state.progress += share
@@ -228,10 +233,12 @@ def _validate(state: State, course: Course, check: Callable[[], None]) -> Score 
     number = state.epoch + 1
     if state.rhythm is None or not (number % state.rhythm.every == 0 or finished(state)):
         return None
-    begin = time.perf_counter()
+    begin = course.processes.clock()
     chosen = spread(course.held_out, state.rhythm.cases)
-    score = validate(state.average, chosen, course.config, course.labels, course.precision, check)
-    state.pace = state.pace.after_validation(time.perf_counter() - begin)
+    score = validate(
+        state.average, chosen, course.config, course.labels, course.precision, check, all_=course.processes
+    )
+    state.pace = state.pace.after_validation(course.processes.clock() - begin)
     return score
 
 

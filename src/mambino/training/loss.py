@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mambino.core.labels import Labels
+from mambino.training.processes import whole
 
 IGNORED = -1
 """Target number of voxels that are not learnt: not annotated, or outside of the image."""
@@ -31,7 +32,7 @@ def dice_ce(
 
         Dice_k = (2 sum p y + e) / (sum p + sum y + e),  e = 1e-5
 
-    Sums run over the voxels of the whole batch, and the mean over structures without the background.
+    Sums run over the voxels of the whole batch, in all processes, and the mean over structures without the background.
     Structures that exclude one another have a softmax; regions, which may overlap, a sigmoid each and
     binary cross-entropy. Voxels of `IGNORED` count in neither part. Both parts are float32.
     """
@@ -40,11 +41,11 @@ def dice_ce(
     if labels.has_regions:
         truth = region_targets(target, labels)
         bce = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
-        entropy = (bce * known[:, None]).sum() / (known.sum() * truth.shape[1]).clamp(min=1)
+        entropy = whole((bce * known[:, None]).sum()) / (whole(known.sum()) * truth.shape[1]).clamp(min=1)
         return 1 - _dice(logits.sigmoid(), truth, known), entropy
     safe = target.clamp(min=0)
     logs = logits.log_softmax(1)
-    entropy = -(logs.gather(1, safe[:, None])[:, 0] * known).sum() / known.sum().clamp(min=1)
+    entropy = -whole((logs.gather(1, safe[:, None])[:, 0] * known).sum()) / whole(known.sum()).clamp(min=1)
     structures = torch.arange(1, logits.shape[1], device=target.device).view(1, -1, *[1] * (target.ndim - 1))
     truth = (safe[:, None] == structures).to(logits.dtype)
     return 1 - _dice(logs[:, 1:].exp(), truth, known), entropy
@@ -80,8 +81,8 @@ def _dice(probability: Float[Tensor, "b k *s"], truth: Float[Tensor, "b k *s"], 
     axes = [0, *range(2, truth.ndim)]
     probability = probability * known[:, None]
     truth = truth * known[:, None]
-    both = (probability * truth).sum(axes)
-    total = probability.sum(axes) + truth.sum(axes)
+    both = whole((probability * truth).sum(axes))
+    total = whole(probability.sum(axes) + truth.sum(axes))
     return ((2 * both + SMOOTH) / (total + SMOOTH)).mean()
 
 

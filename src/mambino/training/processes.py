@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed.rendezvous import rendezvous
 
 from mambino.errors import Error, MambinoWarning, OptionError, ToldError
 
@@ -49,7 +50,7 @@ class _Whole(torch.autograd.Function):
         return _reduced(part.detach().clone())
 
     @staticmethod
-    def backward(_ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(_ctx: Any, gradient: Tensor) -> Tensor:
         """Return the gradient of the sum: that of each of its parts."""
         return gradient
 
@@ -91,7 +92,7 @@ class Processes:
             return
         for gradients in _buckets([p.grad for p in network.parameters() if p.grad is not None]):
             total = _reduced(torch.cat([gradient.flatten() for gradient in gradients]))
-            pieces = total.split([gradient.numel() for gradient in gradients])
+            pieces = torch.split(total, [gradient.numel() for gradient in gradients])
             for gradient, piece in zip(gradients, pieces, strict=True):
                 gradient.copy_(piece.view_as(gradient))
 
@@ -119,6 +120,10 @@ class Processes:
     def wait(self) -> None:
         """Go on when every process has come here."""
         self.each(0.0)
+
+
+ALONE = Processes()
+"""The only process there is."""
 
 
 def check_shares(all_: Processes, batch: int, network: nn.Module) -> None:
@@ -168,11 +173,12 @@ def processes(device: torch.device) -> Iterator[Processes]:
         yield Processes(distributed.get_rank(), distributed.get_world_size(), _here())
         return
     if not distributed.is_available() or not distributed.is_torchelastic_launched():
-        yield Processes()
+        yield ALONE
         return
     _take_device(device)
-    store, rank, count = next(iter(distributed.rendezvous("env://")))
+    store, rank, count = next(iter(rendezvous("env://")))
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    key = f"told {store.add(f'runs of {rank}', 1)}"  # a program may train several times
     distributed.init_process_group(backend, store=store, rank=rank, world_size=count)
     try:
         with warnings.catch_warnings():
@@ -180,10 +186,10 @@ def processes(device: torch.device) -> Iterator[Processes]:
                 warnings.simplefilter("ignore", MambinoWarning)
             yield Processes(rank, count, _here())
     except (Error, KeyboardInterrupt) as error:
-        if rank and _told(store):
+        if rank and _told(store, key):
             raise ToldError(f"process {rank} has ended as the first one has: {error}") from error
         if not rank:
-            store.set("told", "yes")
+            store.set(key, "yes")
         raise
     finally:
         distributed.destroy_process_group()
@@ -215,10 +221,10 @@ def _take_device(device: torch.device) -> None:
         torch.cuda.set_device(number)
 
 
-def _told(store: distributed.Store) -> bool:
+def _told(store: Any, key: str) -> bool:
     """Tell whether the first process has failed as well."""
     try:
-        store.wait(["told"], PATIENCE)
+        store.wait([key], PATIENCE)
     except RuntimeError:
         return False
     return True
