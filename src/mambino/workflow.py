@@ -30,6 +30,7 @@ from mambino.planning import plan
 from mambino.preprocessing import preprocess
 from mambino.training import train
 from mambino.training.loop import Epoch
+from mambino.training.processes import refuse_several
 from mambino.weights.bundle import info
 
 FOLDS = (5, 10)
@@ -66,8 +67,10 @@ def run(
 
     Raises:
         DataError: `check` found errors in the data.
+        OptionError: several processes were started.
     """
     options = checked(options)
+    refuse_several("run")
     on_stage("check")
     refuse_errors(data, progress)
     on_stage("plan")

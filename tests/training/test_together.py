@@ -30,7 +30,7 @@ from tests.training.toys import TWO, case, course
 
 STEPS = 20
 PARTLY = Labels(names={"dark": (1,), "bright": (2,)}, ignore=3)
-REGIONS = Labels(names={"any": (1, 2), "bright": (2,)}, region_order=(1, 2))
+REGIONS = Labels(names={"any": (1, 2), "bright": (2,)}, paint=(1, 2))
 SHORT = TrainOptions(epochs=4, folds=3, threads=1, precision="float32", device="cpu", validate_every=1)
 
 

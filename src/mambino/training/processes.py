@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from mambino.errors import Error, MambinoWarning, OptionError, ToldError
@@ -178,7 +179,8 @@ def processes(device: torch.device) -> Iterator[Processes]:
     _take_device(device)
     store, rank, count = next(iter(rendezvous("env://")))
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    key = f"told {store.add(f'runs of {rank}', 1)}"  # a program may train several times
+    # A program may train several times, and would else meet the addresses of the group before.
+    store = PrefixStore(f"run {store.add(f'runs of {rank}', 1)}", store)
     distributed.init_process_group(backend, store=store, rank=rank, world_size=count)
     try:
         with warnings.catch_warnings():
@@ -186,13 +188,29 @@ def processes(device: torch.device) -> Iterator[Processes]:
                 warnings.simplefilter("ignore", MambinoWarning)
             yield Processes(rank, count, _here())
     except (Error, KeyboardInterrupt) as error:
-        if rank and _told(store, key):
+        if rank and _told(store):
             raise ToldError(f"process {rank} has ended as the first one has: {error}") from error
         if not rank:
-            store.set(key, "yes")
+            store.set("told", "yes")
         raise
     finally:
         distributed.destroy_process_group()
+
+
+def refuse_several(verb: str) -> None:
+    """Refuse what each process that `torchrun` has started would do once more.
+
+    Raises:
+        OptionError: names the verb and the number of processes.
+    """
+    count = (
+        int(os.environ["WORLD_SIZE"]) if distributed.is_available() and distributed.is_torchelastic_launched() else 1
+    )
+    if count > 1:
+        raise OptionError(
+            f"{verb} was started in {count} processes, each of which would do all of it",
+            hint="start it without torchrun; train and pretrain alone share their work",
+        )
 
 
 def speaks() -> bool:
@@ -221,10 +239,10 @@ def _take_device(device: torch.device) -> None:
         torch.cuda.set_device(number)
 
 
-def _told(store: Any, key: str) -> bool:
+def _told(store: PrefixStore) -> bool:
     """Tell whether the first process has failed as well."""
     try:
-        store.wait([key], PATIENCE)
+        store.wait(["told"], PATIENCE)
     except RuntimeError:
         return False
     return True
