@@ -6,7 +6,6 @@ import re
 import signal
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch

@@ -164,8 +164,8 @@ def check_agreement(all_: Processes, what: str) -> None:
 def processes(device: torch.device) -> Iterator[Processes]:
     """Join the processes that `torchrun` has started; without it there is one.
 
-    A group that the caller has made already is joined as it is. Only the first process warns. Where all meet one
-    error, only the first raises it, and the others `ToldError`.
+    A group that the caller has made already is joined as it is; it must serve the processor, too. Only the first
+    process warns. Where all meet one error, only the first raises it, and the others `ToldError`.
 
     Raises:
         OptionError: more processes than GPUs, or a device that cannot be shared by processes.
