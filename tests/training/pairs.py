@@ -11,7 +11,7 @@ from tests.places import ROOT
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
 
 
-def launched(*words, count=2, timeout=150):
+def launched(*words, count=2, timeout=300):
     """Run `python WORDS` in so many processes and return what became of them; they end when their time is up."""
     command = [*TORCHRUN, str(count), *map(str, words)]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
