@@ -18,7 +18,7 @@ from mambino.core.options import (
     PretrainOptions,
     RunOptions,
     TrainOptions,
-    network_options,
+    named_values,
 )
 from mambino.core.provenance import NOT_FOR_CLINICAL_USE
 from mambino.errors import OptionError
@@ -287,7 +287,7 @@ def cost(
     """
     from mambino.models.cost import cost as count_cost
 
-    sides, options = _sides(size, dim), network_options(set)
+    sides, options = _sides(size, dim), named_values(set)
     counted = count_cost(model, sides, channels=channels, classes=classes, options=options, measure=measure)
     return tables.show_json(counted) if json else tables.show_cost(counted)
 
