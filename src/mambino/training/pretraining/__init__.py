@@ -24,7 +24,7 @@ from mambino.training.interrupt import Stopped, after_the_step
 from mambino.training.precision import Precision
 from mambino.training.pretraining.loop import Lesson, PretrainEpoch, lessons
 from mambino.training.pretraining.pictures import Batches, Look, Pictures, find_pictures
-from mambino.training.pretraining.processes import Processes, processes
+from mambino.training.processes import Processes, processes
 from mambino.training.state import State, has_state, load_state, optimiser, save_state
 from mambino.weights.bundle import Bundle, save
 
