@@ -115,7 +115,7 @@ def run(command: list[str]) -> tuple[float, float, float]:
     peak, over = [0.0], threading.Event()
 
     def watch() -> None:
-        while not over.wait(0.1):
+        while not over.wait(0.5):
             peak[0] = max(peak[0], sum(map(share, family(process.pid))))
 
     watcher = threading.Thread(target=watch)

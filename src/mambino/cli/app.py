@@ -11,6 +11,7 @@ from mambino.cli import console, tables
 from mambino.cli.defaults import check_file, take_file
 from mambino.cli.knowledge import Json, convert, cost, doctor, info, models, weights
 from mambino.core.options import (
+    CalibrateOptions,
     CheckOptions,
     EvaluateOptions,
     PlanOptions,
@@ -162,6 +163,23 @@ def pretrain(
 
 
 @app.command
+def calibrate(
+    folder: Path, /, options: Annotated[CalibrateOptions, Flat] = CalibrateOptions(), *, json: Json = False
+) -> None:
+    """Fit the temperature of a trained network on the cases held out, and learn when not to trust a prediction.
+
+    Args:
+        folder: of a complete run, WORK/runs/CONFIGURATION-FOLD; its bundle is replaced.
+        json: print what was learnt as JSON.
+    """
+    from mambino.training.calibration import calibrate as calibrate_run
+
+    with console.progress("calibrate") as progress:
+        found = calibrate_run(folder, options, progress=progress)
+    return tables.show_json(found) if json else tables.show_calibration(found)
+
+
+@app.command
 def predict(
     *files: Path,
     output: Path | None = None,
@@ -193,6 +211,8 @@ def predict(
     for entry in made.entries:
         if entry.status == "failed":
             console.note(f"{entry.case}: {entry.message}")
+    if made.doubtful:
+        console.note(f"do not trust: {', '.join(made.doubtful)} (less sure than nine in ten held-out cases)")
     return _complain_of(made.failed, "could not be segmented")
 
 

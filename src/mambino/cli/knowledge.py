@@ -11,6 +11,7 @@ from mambino.errors import OptionError
 
 if TYPE_CHECKING:
     from mambino.core.provenance import Provenance
+    from mambino.weights.bundle import BundleHeader
 
 Json = Annotated[bool, Parameter(name="--json", negative="")]
 
@@ -104,6 +105,7 @@ def info(file: Path, /, *, json: Json = False) -> None:
         ("patch", tables.joined(config.patch)),
         ("trained on", _training(origin)),
         ("validation Dice", "-" if origin.score is None else f"{origin.score:.4f}"),
+        ("temperature", _temperature(header)),
         ("made with", ", ".join(f"{k} {v}" for k, v in origin.versions.items())),
     ]
     return console.table(["", ""], rows)
@@ -119,6 +121,15 @@ def doctor(*, json: Json = False) -> None:
     console.table(["", ""], [*examined.versions.items(), *examined.machine.items()])
     rows = [(p.operator, p.device, p.path, "yes" if p.used else "", p.milliseconds, p.note) for p in examined.paths]
     return console.table(["operator", "device", "path", "used", "ms", ""], rows)
+
+
+def _temperature(header: "BundleHeader") -> str:
+    """Say what probabilities are made with, and what that was learnt from."""
+    found = header.calibration
+    if found is None:
+        return f"{header.temperature:g}, not calibrated"
+    trust = "" if found.threshold is None else f"; trusted from an expected Dice of {found.threshold:.3f}"
+    return f"{header.temperature:g}, from {found.cases} cases held out{trust}"
 
 
 def _training(origin: "Provenance") -> str:

@@ -255,6 +255,19 @@ class EvaluateOptions:
 
 
 @record
+class CalibrateOptions:
+    """Options of `calibrate`.
+
+    Attributes:
+        device: where to compute.
+        threads: of the processor; 0 takes all.
+    """
+
+    device: Device = "auto"
+    threads: Annotated[int, Ge(0)] = 0
+
+
+@record
 class RunOptions:
     """Options of `run`, the whole path.
 
