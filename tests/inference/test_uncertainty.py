@@ -152,7 +152,7 @@ def test_asking_how_sure_changes_no_mask_and_maps_follow_from_probabilities(case
     expected = maps(shares, organs(2))
     for kind in ("entropy", "mutual_information"):
         found = np.squeeze(load(tmp_path / "asked" / kind / "scan.nii.gz"))
-        np.testing.assert_allclose(found, getattr(expected, kind), atol=1e-6)
+        np.testing.assert_allclose(found, getattr(expected, kind), atol=1e-4)
     assert plain.doubt is None
     recorded = read(Predictions, tmp_path / "asked" / "predict.json").entries[0].doubt
     assert recorded == asked.doubt
