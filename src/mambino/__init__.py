@@ -1,8 +1,8 @@
 """Mamba U-Nets that segment medical images on any machine.
 
 The verbs, in the order of the path: `check`, `plan`, `preprocess`, `train`, `predict`, `evaluate`; `run` strings them
-together, `pretrain` makes what `train` may start from. Each is a command of the same name. Names cost nothing until
-they are used.
+together. `pretrain` makes what `train` may start from, `calibrate` learns how far the probabilities of what it has made
+can be believed. Each is a command of the same name. Names cost nothing until they are used.
 """
 
 from importlib import import_module
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mambino.core.image import Image, Segmentation
     from mambino.core.labels import Labels
     from mambino.core.options import (
+        CalibrateOptions,
         CheckOptions,
         EvaluateOptions,
         PlanOptions,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from mambino.planning import plan
     from mambino.preprocessing import preprocess
     from mambino.training import train
+    from mambino.training.calibration import calibrate
     from mambino.training.pretraining import pretrain
     from mambino.weights.bundle import info
     from mambino.weights.conversion import convert
@@ -55,6 +57,7 @@ _HOME = {
     "mambino.core.image": ("Image", "Segmentation"),
     "mambino.core.labels": ("Labels",),
     "mambino.core.options": (
+        "CalibrateOptions",
         "CheckOptions",
         "EvaluateOptions",
         "PlanOptions",
@@ -85,6 +88,7 @@ _HOME = {
     "mambino.planning": ("plan",),
     "mambino.preprocessing": ("preprocess",),
     "mambino.training": ("train",),
+    "mambino.training.calibration": ("calibrate",),
     "mambino.training.pretraining": ("pretrain",),
     "mambino.weights.bundle": ("info",),
     "mambino.weights.conversion": ("convert",),
@@ -93,10 +97,10 @@ _HOME = {
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [  # noqa: RUF022 - in the order of the path
-    "check", "plan", "preprocess", "train", "predict", "evaluate", "run", "pretrain",
+    "check", "plan", "preprocess", "train", "calibrate", "predict", "evaluate", "run", "pretrain",
     "list_models", "cost", "convert", "info", "doctor",
-    "CheckOptions", "PlanOptions", "PreprocessOptions", "TrainOptions", "PredictOptions", "EvaluateOptions",
-    "RunOptions", "PretrainOptions",
+    "CheckOptions", "PlanOptions", "PreprocessOptions", "TrainOptions", "CalibrateOptions", "PredictOptions",
+    "EvaluateOptions", "RunOptions", "PretrainOptions",
     "Grid", "Image", "Segmentation", "Labels", "Case", "Dataset", "Plan", "Config", "NetworkSpec",
     "read_image", "read_labels", "write_labels", "build", "selective_scan",
     "Error", "DataError", "FileFormatError", "MissingExtraError", "OptionError", "ShapeError", "WeightsError",

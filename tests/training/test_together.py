@@ -21,6 +21,7 @@ from mambino.training import train
 from mambino.training.loop import epochs
 from mambino.training.processes import ALONE, processes
 from mambino.training.state import State, optimiser
+from mambino.training.terms import IGNORED, TERM, Seen, dice
 from mambino.weights.bundle import load
 from tests.training.pairs import launched
 from tests.training.test_training import lines, planned
@@ -80,6 +81,7 @@ def learn_in_each(folder):
     """Learn every kind; run in each of two processes."""
     torch.set_num_threads(1)
     with processes(torch.device("cpu")) as all_:
+        torch.save([term(*one, all_) for one in TERMS], folder / f"terms.{all_.rank}")
         for name in KINDS:
             state, seen = learnt(name, all_)
             found = {
@@ -102,7 +104,7 @@ def pair(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pair")
     done = launched(program(folder / "pair.py", f"learn_in_each(Path({str(folder)!r}))"))
     assert done.returncode == 0, done.stderr
-    return {name: [torch.load(folder / f"{name}.{rank}") for rank in range(2)] for name in KINDS}
+    return {name: [torch.load(folder / f"{name}.{rank}") for rank in range(2)] for name in (*KINDS, "terms")}
 
 
 def joined(found, names):
@@ -141,25 +143,40 @@ def test_two_processes_learn_what_one_learns(pair, name):
 
 
 def test_a_share_that_is_learnt_from_by_itself_is_told_apart(monkeypatch):
-    """The tolerance is no accident: means over shares, which DDP would give, are far outside of it."""
-    state, _ = learnt("sgd", ALONE)
-    alone = tensors(state)
-    monkeypatch.setattr("mambino.training.loss._dice", _dice_of_shares)
-    state, _ = learnt("sgd", ALONE)
-    assert apart(alone, tensors(state), list(alone)) > 1e-4
+    """The tolerance is no accident: means over shares, which a plain mean of gradients gives, are far outside of it."""
+
+    def of_shares(seen):
+        parts = [replace(seen, logits=seen.logits[i::2], target=seen.target[i::2]) for i in range(2)]
+        return sum(dice(part) * len(part.target) for part in parts) / len(seen.target)
+
+    alone = tensors(learnt("sgd", ALONE)[0])
+    monkeypatch.setitem(TERM, "dice", of_shares)
+    assert apart(alone, tensors(learnt("sgd", ALONE)[0]), list(alone)) > 1e-4
 
 
-def _dice_of_shares(probability, truth, known):
-    from mambino.training.loss import SMOOTH
+TERMS = [(name, labels, batch) for name in TERM for labels in (TWO, REGIONS) for batch in (True, False)]
+WEIGHTS = {"bright": 3.0}
 
-    def one(part):
-        mask = known[part][:, None]
-        p, t = probability[part] * mask, truth[part] * mask
-        axes = [0, *range(2, t.ndim)]
-        return ((2 * (p * t).sum(axes) + SMOOTH) / (p.sum(axes) + t.sum(axes) + SMOOTH)).mean()
 
-    shares = [slice(0, None, 2), slice(1, None, 2)]
-    return sum(one(share) * len(truth[share]) for share in shares) / len(truth)
+def term(name, labels, batch_dice, all_):
+    """Return a term of three images, and its gradient in those of one process."""
+    torch.manual_seed(3)
+    logits = torch.randn(3, 2 if labels.has_regions else 3, 12, 10)
+    target = torch.randint(0, 3, (3, 12, 10))
+    target[0, :7] = IGNORED
+    logits, target = logits[all_.rank :: all_.count].requires_grad_(), target[all_.rank :: all_.count]
+    value = TERM[name](Seen(logits, target, labels, batch_dice, WEIGHTS))
+    value.backward()
+    return value.item(), logits.grad
+
+
+@pytest.mark.parametrize("number", range(len(TERMS)), ids=lambda i: f"{TERMS[i][0]}-{i % 4}")
+def test_every_term_of_a_loss_is_that_of_the_whole_batch(pair, number):
+    value, gradient = term(*TERMS[number], ALONE)
+    assert gradient.abs().max() > 1e-6
+    for rank, found in enumerate(pair["terms"]):
+        assert found[number][0] == pytest.approx(value, rel=1e-5)
+        torch.testing.assert_close(found[number][1], gradient[rank::2], rtol=1e-4, atol=1e-8)
 
 
 def stop_and_refuse(work):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from mambino.cli import console
 
 if TYPE_CHECKING:
+    from mambino.core.calibration import Calibration
     from mambino.core.findings import Findings
     from mambino.core.report import Choice, Report
     from mambino.models.claims import Claim
@@ -83,6 +84,21 @@ def _print_choice(choice: "Choice") -> None:
     if choice.cases == "test":
         return console.table(columns, rows)
     return console.table([*columns[:4], ""], [(*row[:4], row[5]) for row in rows])
+
+
+def show_calibration(found: "Calibration") -> None:
+    """Print what held-out cases have taught of a network's probabilities."""
+    rows = [
+        ("cases", found.cases, "held out"),
+        ("Dice", found.dice, "mean, on the prepared grid"),
+        ("expected Dice", found.expected_dice, "mean, by the probabilities"),
+        ("likelihood", f"{found.nll_before:.5f} to {found.nll_after:.5f}", "negative log, a voxel, by the temperature"),
+        ("threshold", found.threshold, "of the expected Dice: what is below is not to be trusted"),
+        ("margin", found.margin, "by which nine in ten cases fell short at most"),
+    ]
+    console.table(["", "", ""], rows)
+    if found.threshold is None:
+        console.say("too few cases to learn when not to trust a prediction")
 
 
 def show_models(described: "tuple[Description, ...]") -> None:

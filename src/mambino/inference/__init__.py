@@ -181,7 +181,8 @@ def _doubted(
 
     found = maps((shares(mean([slabs], [heat])) for slabs, heat in zip(kept, temperatures, strict=True)), labels)
     mask = cleaned(restore(lambda _: together, prepared, labels, config), options)
-    return Result(given, mask, shares(together) if options.probabilities else None, found)
+    unsure = doubt(found, mask, [bundle.calibration for bundle in ensemble])
+    return Result(given, mask, shares(together) if options.probabilities else None, found, unsure)
 
 
 @contextmanager
@@ -214,7 +215,7 @@ def _saved(
                 sha256=digest_of([part]),
                 image=image_digest(case),
                 made_by=now.made_by,
-                doubt=doubt(result.maps, result.segmentation) if result.maps else None,
+                doubt=result.doubt,
             )
             keep_record(entry)
     except DataError as error:

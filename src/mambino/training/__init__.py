@@ -19,18 +19,32 @@ from mambino.core.records import checked, dump, write
 from mambino.errors import MambinoWarning
 from mambino.models import build
 from mambino.nn.device import choose_device, keep_allocations
+from mambino.nn.rewiring import checkpoint, compile_methods
 from mambino.training.augmentation import augmentation
 from mambino.training.choosing import check_network, choose_config
 from mambino.training.divergence import DivergedError
 from mambino.training.freezing import check_encoder
 from mambino.training.interrupt import Stopped, after_the_step, together
 from mambino.training.loop import Course, Epoch, epochs, finished
-from mambino.training.material import Material, material
+from mambino.training.material import Material, images, material
 from mambino.training.precision import Precision, choose_precision
 from mambino.training.processes import Processes, check_agreement, check_shares, processes
-from mambino.training.runs import Folder, Run, bundle, check_same, go_back, keep, log, open_run, previous, ship
+from mambino.training.recipes import chosen_recipe
+from mambino.training.runs import (
+    Folder,
+    Run,
+    as_before,
+    bundle,
+    check_same,
+    go_back,
+    keep,
+    log,
+    open_run,
+    previous,
+    ship,
+)
 from mambino.training.sampling import held, mixed, patches
-from mambino.training.state import State, has_state, optimiser, save_state
+from mambino.training.state import State, has_state, optimiser, save_state, scaler
 from mambino.weights.bundle import load, save
 from mambino.weights.initialisation import Initialisation, initialise
 
@@ -105,10 +119,13 @@ def _together(
     config, folder = plan.config(name), Folder(work / "runs" / f"{name}-{options.fold}")
     check_network(config, name, str(work / "plan.json"))
     old = previous(folder, options)
+    options = as_before(options, old)
     cases = material(work, config, options)
+    recipe = chosen_recipe(config, plan.labels, images(cases.training, config), options)
+    config = replace(config, recipe=recipe)
     with _prepared_torch(options, all_) as device:
         network = build(config.network)
-        check_encoder(network, config.network.name, options.freeze_encoder)
+        check_encoder(network, config.network.name, options.freeze_encoder or 0)
         check_shares(all_, config.batch, network)
         started = None if old else _started(network, plan, config, options)
         network.to(device)
@@ -116,14 +133,15 @@ def _together(
         run = _run(name, config, cases, options, chosen)
         if old:
             check_same(old, run, folder)
-        state = _state(network, config)
+        state = _state(network, run, device)
         open_run(folder, run, old, state, writes=all_.first)
         check_agreement(all_, f"{dump(run)} {state.step} {state.total}")
         if started and all_.first:
             write(started, folder.init)
             on_init(started)
         _part_ways(all_, options.seed, state)
-        course = _course(plan, run, cases, Precision(device, run.precision), all_)
+        pretrained = all_.each(folder.init.exists())[0] > 0  # the first process may have written it just now
+        course = _course(plan, run, cases, Precision(device, run.precision), all_, pretrained=pretrained)
         state.seconds += all_.each(time.perf_counter() - began)[0]
         with after_the_step() as check:
             if not finished(state):
@@ -201,7 +219,7 @@ def _started(network: nn.Module, plan: Plan, config: Config, options: TrainOptio
     return initialise(network, config.network, load(options.init), plan.labels, slip=options.init_slip)
 
 
-def _asked(options: TrainOptions, old: Run | None) -> Literal["auto", "float32", "bf16"]:
+def _asked(options: TrainOptions, old: Run | None) -> Literal["auto", "float32", "bf16", "fp16"]:
     """Return the precision asked for; a run that goes on keeps the one it has chosen."""
     return old.precision if old and options.precision == "auto" else options.precision
 
@@ -226,9 +244,14 @@ def _run(name: str, config: Config, cases: Material, options: TrainOptions, prec
     )
 
 
-def _state(network: nn.Module, config: Config) -> State:
+def _state(network: nn.Module, run: Run, device: torch.device) -> State:
     average = copy.deepcopy(network).requires_grad_(False)
-    return State(network=network, average=average, optimiser=optimiser(network, config.recipe))
+    if run.options.checkpointing:
+        checkpoint(network)
+    if run.options.compile:
+        compile_methods(network)
+    rule = optimiser(network, run.config.recipe)
+    return State(network=network, average=average, optimiser=rule, scaler=scaler(device, run.precision))
 
 
 def _part_ways(all_: Processes, seed: int, state: State) -> None:
@@ -237,22 +260,26 @@ def _part_ways(all_: Processes, seed: int, state: State) -> None:
         torch.manual_seed(mixed(seed + all_.rank, state.step))
 
 
-def _course(plan: Plan, run: Run, cases: Material, precision: Precision, all_: Processes) -> Course:
+def _course(
+    plan: Plan, run: Run, cases: Material, precision: Precision, all_: Processes, *, pretrained: bool
+) -> Course:
     options, config = run.options, run.config
+    freeze = config.recipe.freeze if pretrained else 0
+    how = augmentation(config, plan.labels, options.seed)
     channels = config.network.in_channels
     training, held_out = held(cases.training, channels, all_.here), held(cases.held_out, channels, all_.here)
     return Course(
         config=config,
         labels=plan.labels,
         precision=precision,
-        patches=patches(training, config, plan.labels, augmentation(config, plan.labels), options.seed, all_=all_),
+        patches=patches(training, config, plan.labels, how, options.seed, all_=all_),
         held_out=held_out,
         epochs=options.epochs,
         budget=60 * options.minutes if options.minutes else None,
         validate_every=options.validate_every,
         patience=options.patience,
         workers=_workers(precision.device, all_),
-        frozen=options.freeze_encoder,
+        frozen=freeze if options.freeze_encoder is None else options.freeze_encoder,
         processes=all_,
     )
 

@@ -17,14 +17,14 @@ class DivergedError(Error):
 
 
 def diverged(
-    state: State, images: Tensor, precision: Precision, dice: float, entropy: float, all_: Processes = ALONE
+    state: State, images: Tensor, precision: Precision, terms: dict[str, float], all_: Processes = ALONE
 ) -> DivergedError:
-    """Return the error for a loss or gradient that is not finite: which step, which parts, which layer first.
+    """Return the error for a loss or gradient that is not finite: which step, which terms, which layer first.
 
     The weights are those before the step: they are finite, and so are those of the last saved state.
     """
-    parts = f"1 - Dice {dice:.4g}, cross-entropy {entropy:.4g}"
-    what = "the gradient" if isfinite(dice) and isfinite(entropy) else "the loss"
+    parts = ", ".join(f"{name} {value:.4g}" for name, value in terms.items())
+    what = "the gradient" if all(map(isfinite, terms.values())) else "the loss"
     seen = all_.each_text(_first_output(state.network, images, precision))  # each process looks at its own images
     place = next(filter(None, seen), "") or _first_gradient(state.network)
     return DivergedError(

@@ -3,7 +3,7 @@
 import json
 import platform
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -15,11 +15,15 @@ from torch import nn
 from mambino.core.options import TrainOptions
 from mambino.core.plan import Config, Plan
 from mambino.core.provenance import Provenance
-from mambino.core.records import dump, read, record, replacing, write, write_text
+from mambino.core.recipe import Recipe
+from mambino.core.records import dump, fields_of, read, record, replacing, write, write_text
 from mambino.errors import FileFormatError, OptionError
 from mambino.training.loop import Epoch
 from mambino.training.state import State, has_state, load_state, save_state
 from mambino.weights.bundle import Bundle, save
+
+KEPT = ("set", "loss", "class_weights", "checkpointing", "compile")
+"""Options besides the recipe that a run which goes on has as before."""
 
 
 @record
@@ -39,7 +43,7 @@ class Run:
     options: TrainOptions
     name: str
     config: Config
-    precision: Literal["float32", "bf16"] = "float32"
+    precision: Literal["float32", "bf16", "fp16"] = "float32"
     training: tuple[str, ...]
     held_out: tuple[str, ...]
 
@@ -103,13 +107,22 @@ def previous(folder: Folder, options: TrainOptions) -> Run | None:
     return run
 
 
+def as_before(options: TrainOptions, old: Run | None) -> TrainOptions:
+    """Return the options of a run that goes on: how it learns need not be said again."""
+    if old is None:
+        return options
+    recipe = options.recipe if options.recipe != "default" else old.options.recipe
+    kept = {name: getattr(options, name) or getattr(old.options, name) for name in KEPT}
+    return replace(options, recipe=recipe, **kept)
+
+
 def check_same(old: Run, new: Run, folder: Folder) -> None:
     """Refuse to go on with a run that learns something else.
 
     Raises:
         OptionError: names the option and both values.
     """
-    for name in ("seed", "fold", "folds", "freeze_encoder"):
+    for name in ("seed", "fold", "folds", "freeze_encoder", "compile"):
         before, now, flag = getattr(old.options, name), getattr(new.options, name), name.replace("_", "-")
         if before != now:
             raise OptionError(
@@ -117,16 +130,25 @@ def check_same(old: Run, new: Run, folder: Folder) -> None:
                 hint=f"give --{flag} {before}, or remove the folder to start again",
             )
     hint = "remove the folder to start again with the plan as it is now"
-    changed = [name for name in old.config.__slots__ if getattr(old.config, name) != getattr(new.config, name)]  # type: ignore[attr-defined]
+    changed = _difference(old.config, new.config, "") or _difference(old.config.recipe, new.config.recipe, "recipe.")
     if changed:
-        before, now = getattr(old.config, changed[0]), getattr(new.config, changed[0])
-        raise OptionError(f"{folder.path} holds a run with {changed[0]} {before}, the plan now has {now}", hint=hint)
+        name, before, now = changed
+        raise OptionError(f"{folder.path} holds a run with {name} {before}, now it is {now}", hint=hint)
     if (old.training, old.held_out) != (new.training, new.held_out):
         raise OptionError(
             f"{folder.path} holds a run on {len(old.training)} + {len(old.held_out)} cases, "
             f"the prepared ones are now {len(new.training)} + {len(new.held_out)}, or others",
             hint=hint,
         )
+
+
+def _difference(old: Config | Recipe, new: Config | Recipe, place: str) -> tuple[str, object, object] | None:
+    """Return the first field that is another, but for the recipe as a whole: its name, and both values."""
+    for name in fields_of(type(old)):
+        before, now = getattr(old, name), getattr(new, name)
+        if before != now and name != "recipe":
+            return place + name, before, now
+    return None
 
 
 def open_run(folder: Folder, run: Run, old: Run | None, state: State, *, writes: bool = True) -> None:

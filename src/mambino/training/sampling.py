@@ -23,10 +23,19 @@ from mambino.core import machine
 from mambino.core.labels import Labels
 from mambino.core.plan import Config
 from mambino.errors import DataError, Error
-from mambino.training.augmentation import Augmentation, change_intensities, margins, mirror, spatial_matrix, warp
+from mambino.training.augmentation import (
+    Augmentation,
+    change_intensities,
+    margins,
+    mirror,
+    quarter_turn,
+    spatial_matrix,
+    warp,
+)
 from mambino.training.intensity import below
-from mambino.training.loss import IGNORED, learnable
+from mambino.training.loss import learnable
 from mambino.training.processes import ALONE, Processes
+from mambino.training.terms import IGNORED
 
 T = TypeVar("T")
 
@@ -114,7 +123,8 @@ class Patches:
         case = self.cases[_below(len(self.cases), generator)]
         size = (1, *self.patch) if self.slices else self.patch
         start = place(case, size, self.foreground, generator)
-        matrix = spatial_matrix(self.augmentation.turn, self.augmentation.spacing, generator)
+        quarters = self.augmentation.quarters > 0 and below(self.augmentation.quarters, generator)
+        matrix = None if quarters else spatial_matrix(self.augmentation.turn, self.augmentation.spacing, generator)
         margin = (0,) * len(self.patch) if matrix is None else margins(matrix, self.patch)
         wide = (0, *margin) if self.slices else margin
         image, labels = read(case, [s - m for s, m in zip(start, wide, strict=True)],
@@ -123,6 +133,8 @@ class Patches:
             image, labels = image[:, 0], labels[0]
         if matrix is not None:
             image, labels = warp(image, labels, matrix, self.patch)
+        if quarters:
+            image, labels = quarter_turn(image, labels, generator)
         image, labels = mirror(image, labels, self.augmentation, generator)
         return change_intensities(image, self.augmentation, generator), labels
 

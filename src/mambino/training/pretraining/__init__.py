@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from mambino.core import machine
 from mambino.core.labels import Labels
-from mambino.core.options import PretrainOptions, network_options
-from mambino.core.plan import Config, NetworkSpec, Normalise, Recipe
+from mambino.core.options import PretrainOptions, named_values
+from mambino.core.plan import Config, NetworkSpec, Normalise
 from mambino.core.provenance import Provenance, versions
+from mambino.core.recipe import Recipe
 from mambino.core.records import checked, dump, read, record, unwritable, write, write_text
 from mambino.errors import OptionError
 from mambino.models import build, describe
@@ -169,7 +170,7 @@ def _spec(options: PretrainOptions, classes: int) -> NetworkSpec:
             f"{options.model} makes masks; pretrain takes what such networks are built on",
             hint="vmamba for VM-UNet and Swin-UMamba; `mambino models` names the classifiers and backbones",
         )
-    given = network_options(options.set)
+    given = named_values(options.set)
     return NetworkSpec(name=options.model, dim=2, in_channels=3, out_channels=classes, options=given)
 
 
