@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
+from itertools import pairwise
 from typing import TypeVar
 
 from mambino.core.machine import cores
@@ -39,4 +40,4 @@ def spans(length: int, count: int = 0) -> list[slice]:
     """Cut a length into as many parts as there are threads, none of them empty."""
     count = max(1, min(length, count or _LIMIT.get() or cores()))
     edges = [length * i // count for i in range(count + 1)]
-    return [slice(low, high) for low, high in zip(edges[:-1], edges[1:], strict=True)]
+    return [slice(low, high) for low, high in pairwise(edges)]

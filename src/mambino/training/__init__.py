@@ -5,7 +5,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal
 
@@ -44,6 +44,7 @@ from mambino.training.runs import (
 )
 from mambino.training.sampling import held, patches
 from mambino.training.state import State, has_state, optimiser, save_state, scaler
+from mambino.training.tracking import tracked
 from mambino.weights.bundle import load, save
 from mambino.weights.initialisation import Initialisation, initialise
 
@@ -118,9 +119,10 @@ def train(
             on_init(started)
         course = _course(plan, run, cases, Precision(device, run.precision), pretrained=folder.init.exists())
         state.seconds += time.perf_counter() - began
-        with after_the_step() as check:
+        told = tracked(options.log_to, folder.path, f"{plan.dataset} {folder.path.name}", _facts(run))
+        with after_the_step() as check, told as tell:
             if not finished(state):
-                _train(state, course, folder, plan, run, on_epoch=on_epoch, check=check)
+                _train(state, course, folder, plan, run, on_epoch=on_epoch, tell=tell, check=check)
             elif not folder.model.exists():
                 ship(folder, early=False)
     return folder.model
@@ -134,6 +136,7 @@ def _train(
     run: Run,
     *,
     on_epoch: Callable[[Epoch], None],
+    tell: Callable[[Epoch], None],
     check: Callable[[], None],
 ) -> None:
     """Run the loop: log, keep the best, save, stop early."""
@@ -143,6 +146,7 @@ def _train(
     try:
         for epoch in _guarded(state, course, folder, check):
             log(epoch, folder)
+            tell(epoch)
             score = epoch.dice
             if epoch.improved:
                 save(bundle(state, plan, run, score), folder.best)
@@ -200,6 +204,24 @@ def _run(name: str, config: Config, cases: Material, options: TrainOptions, prec
         training=tuple(case.id for case in cases.training),
         held_out=tuple(case.id for case in cases.held_out),
     )
+
+
+def _facts(run: Run) -> dict[str, object]:
+    """Return what trackers are told of a run: plain values, no path and no name of a case."""
+    options, config = run.options, run.config
+    return {
+        "configuration": run.name,
+        "network": config.network.name,
+        "network_options": config.network.options,
+        "precision": run.precision,
+        "training_cases": len(run.training),
+        "held_out_cases": len(run.held_out),
+        "patch": config.patch,
+        "batch": config.batch,
+        "spacing": config.spacing,
+        "recipe": asdict(config.recipe),
+        **{name: getattr(options, name) for name in ("fold", "folds", "seed", "epochs", "minutes")},
+    }
 
 
 def _state(network: nn.Module, run: Run, device: torch.device) -> State:

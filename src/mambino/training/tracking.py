@@ -1,13 +1,14 @@
 """Trackers: what `log.jsonl` holds, sent to TensorBoard, MLflow or Weights & Biases as well.
 
-The log stays the truth. A tracker that fails is let go with a warning, and training goes on. What is sent are numbers of
-epochs and plain values of the plan and of the options; no path, no name of a case.
+The log stays the truth. A tracker that fails is let go with a warning, and training goes on. What is sent are numbers
+of epochs and plain values of the plan and of the options; no path, no name of a case.
 """
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -61,27 +62,34 @@ def tracked(
     path = folder / "tracking.json"
     known = read(Tracked, path) if path.exists() else Tracked(ids={})
     sinks: dict[str, Sink] = {}
-    with ExitStack() as stack:
-        for name in names:
-            sink = _tried(name, lambda name=name: SINKS[name](folder, known.ids.get(name, ""), title, plain(facts)))
-            if sink is not None:
-                sinks[name] = sink
-                stack.callback(lambda name=name: name in sinks and _tried(name, sinks[name].close))
-        if sinks:
-            known = replace(known, ids=known.ids | {name: sink.id for name, sink in sinks.items()})
-            write(known, path)
+    for name in names:
+        made = _tried(name, partial(SINKS[name], folder, known.ids.get(name, ""), title, plain(facts)))
+        if made is not None:
+            sinks[name] = made
+    if sinks:
+        known = replace(known, ids=known.ids | {name: sink.id for name, sink in sinks.items()})
+        write(known, path)
 
-        def send(epoch: Any) -> None:
-            nonlocal known
-            if not sinks or epoch.step <= known.step:
-                return
-            for name, sink in list(sinks.items()):
-                if _tried(name, lambda sink=sink: sink.send(numbers_of(epoch), epoch.step) or True) is None:
-                    del sinks[name]
-            known = replace(known, step=epoch.step)
-            write(known, path)
+    def send(epoch: Any) -> None:
+        nonlocal known
+        if not sinks or epoch.step <= known.step:
+            return
+        for sink, send_it in [(sink, partial(one.send, numbers_of(epoch), epoch.step)) for sink, one in sinks.items()]:
+            if not _tried(sink, partial(_done, send_it)):
+                del sinks[sink]
+        known = replace(known, step=epoch.step)
+        write(known, path)
 
+    try:
         yield send
+    finally:
+        for sink, one in sinks.items():
+            _tried(sink, one.close)
+
+
+def _done(call: Callable[[], None]) -> bool:
+    call()
+    return True
 
 
 def numbers_of(epoch: Any) -> dict[str, float]:
@@ -129,7 +137,7 @@ class TensorBoard:
 
     def __init__(self, folder: Path, known: str, title: str, facts: Mapping[str, Any]) -> None:
         try:
-            from torch.utils.tensorboard import SummaryWriter
+            from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - an extra
         except ImportError:
             raise _missing("tensorboard") from None
         self.id = "tensorboard"
@@ -152,7 +160,7 @@ class MLflow:
 
     def __init__(self, _folder: Path, known: str, title: str, facts: Mapping[str, Any]) -> None:
         try:
-            from mlflow.tracking import MlflowClient
+            from mlflow.tracking import MlflowClient  # noqa: PLC0415 - an extra
         except ImportError:
             raise _missing("mlflow") from None
         self._client = MlflowClient()
@@ -179,7 +187,7 @@ class Wandb:
 
     def __init__(self, folder: Path, known: str, title: str, facts: Mapping[str, Any]) -> None:
         try:
-            import wandb
+            import wandb  # noqa: PLC0415 - an extra
         except ImportError:
             raise _missing("wandb") from None
         self._run = wandb.init(

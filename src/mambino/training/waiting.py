@@ -1,4 +1,4 @@
-"""Batches prepared in advance by threads that are watched: what goes wrong in one is raised, and one that hangs is named.
+"""Batches prepared in advance by threads that are watched: errors are raised, and what hangs is named.
 
 A thread says what it reads (`reading`), so that a warning and an error can name the case. Threads are daemons: one that
 waits for a dead file system for ever does not keep the program alive.
