@@ -19,7 +19,7 @@ from mambino.preprocessing.case import data_side
 from mambino.preprocessing.store import Origin, Store
 from mambino.training import train
 from mambino.training.choosing import choose_config
-from mambino.training.runs import Run
+from mambino.training.runs import Run, number_of
 from mambino.weights.bundle import load
 from tests.tiny import know
 from tests.training.toys import TWO, case, config
@@ -450,3 +450,9 @@ def test_a_network_without_an_encoder_cannot_have_it_frozen(work, monkeypatch):
     write(planned(network=spec), work / "plan.json")
     with pytest.raises(OptionError, match=r"--freeze-encoder 2: the network tiny has no part that is its encoder"):
         train(work, replace(SHORT, freeze_encoder=2))
+
+
+def test_a_log_line_that_is_no_line_of_ours_belongs_to_no_epoch():
+    for line in ("[" * 100_000, '{"number"', "[1]", '{"number": null}', ""):
+        assert number_of(line) > 1 << 50
+    assert number_of('{"number": 3}') == 3

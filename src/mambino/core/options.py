@@ -16,6 +16,8 @@ Progress = Callable[[int, int, str], None]
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
+Tracker = Literal["tensorboard", "mlflow", "wandb"]
+
 RecipeName = Literal[
     "default",
     "lightm_unet",
@@ -108,6 +110,7 @@ class TrainOptions:
         compile: compile the network with torch.compile first; needs a C++ compiler on processors.
         device: where to train.
         threads: of the processor; 0 takes all.
+        log_to: trackers that get what log.jsonl gets, as in "--log-to tensorboard mlflow"; each is an extra.
         resume: go on with the run from where it stopped.
         init: start from the weights of this bundle: of the same network for other labels or channels, or of a VMamba
             for the networks that are built on it.
@@ -134,6 +137,7 @@ class TrainOptions:
     compile: bool = False
     device: Device = "auto"
     threads: Annotated[int, Ge(0)] = 0
+    log_to: tuple[Tracker, ...] = ()
     resume: bool = False
     init: Path | None = None
     init_slip: bool = False

@@ -16,6 +16,7 @@ from mambino.core.options import PredictOptions, Progress, silent
 from mambino.core.provenance import versions
 from mambino.core.records import checked, replacing, write
 from mambino.core.scratch import Room, in_memory, on_disk
+from mambino.core.threads import limited
 from mambino.errors import DataError, Error, OptionError
 from mambino.imageio import SUFFIXES, suffix
 from mambino.imageio.dicom.concepts import read_codes
@@ -266,6 +267,7 @@ def _threads(count: int) -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(count or cores())
     try:
-        yield
+        with limited(count):
+            yield
     finally:
         torch.set_num_threads(before)

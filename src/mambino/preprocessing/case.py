@@ -20,6 +20,7 @@ from mambino.core.image import Image, Segmentation
 from mambino.core.labels import Labels
 from mambino.core.plan import Config
 from mambino.core.scratch import Room, copied, in_memory, slabs
+from mambino.core.threads import shared, spans
 from mambino.errors import DataError, ShapeError
 from mambino.ops.resample import inputs_of, resize, resize_labels, resize_scores
 from mambino.ops.windows import Slab, Span
@@ -147,9 +148,12 @@ def restore(
     spans: Sequence[Span | None] = parts or [None]
     for part in spans:
         for slab in _image_scores(run, prepared, labels, config, part):
-            numbers = _painted(slab.scores, labels) if labels.has_regions else _largest(slab.scores, labels)
-            place = (slice(slab.start, slab.start + len(numbers)), *(slice(*span) for span in part or ()))
-            box[place] = np.asarray(to_device(numbers, "cpu"))
+            place = (slice(slab.start, slab.start + slab.scores.shape[1]), *(slice(*span) for span in part or ()))
+            if isinstance(slab.scores, np.ndarray):
+                _reduce(slab.scores, labels, box[place])
+            else:
+                numbers = _painted(slab.scores, labels) if labels.has_regions else _largest(slab.scores, labels)
+                box[place] = np.asarray(to_device(numbers, "cpu"))
     return Segmentation(_unturn(_uncrop(box, prepared, room), prepared, room), prepared.image, labels)
 
 
@@ -339,6 +343,27 @@ def _checked(slabs: Iterable[Slab], labels: Labels) -> Iterator[Slab]:
             raise ShapeError(f"there are scores of {slab.scores.shape[0]} classes, but labels of {labels.out_channels}")
         # On the processor numpy multiplies small matrices faster than torch; a GPU keeps its own arrays.
         yield Slab(slab.start, np.asarray(slab.scores)) if str(device(slab.scores)) == "cpu" else slab
+
+
+def _reduce(scores: NDArray[np.float32], labels: Labels, out: NDArray[np.unsignedinteger]) -> None:
+    """Write the numbers of scores [k, *s] to [*s], some rows a thread.
+
+    Where structures exclude one another a class takes the place of those before it where its score is larger: half the
+    time of numpy's argmax over the first axis, and the same numbers.
+    """
+
+    def rows(part: slice) -> None:
+        if labels.has_regions:
+            out[part] = _painted(scores[:, part], labels)
+            return
+        best, numbers = scores[0, part].copy(), out[part]
+        numbers[...] = 0
+        for score, group in zip(scores[1:, part], labels.names.values(), strict=True):
+            larger = score > best
+            np.copyto(best, score, where=larger)
+            np.copyto(numbers, out.dtype.type(group[0]), where=larger)
+
+    shared(rows, spans(scores.shape[1]))
 
 
 def _largest(scores: Any, labels: Labels) -> Any:

@@ -5,7 +5,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,6 +45,7 @@ from mambino.training.runs import (
 )
 from mambino.training.sampling import held, mixed, patches
 from mambino.training.state import State, has_state, optimiser, save_state, scaler
+from mambino.training.tracking import tracked
 from mambino.weights.bundle import load, save
 from mambino.weights.initialisation import Initialisation, initialise
 
@@ -143,9 +144,12 @@ def _together(
         pretrained = all_.each(folder.init.exists())[0] > 0  # the first process may have written it just now
         course = _course(plan, run, cases, Precision(device, run.precision), all_, pretrained=pretrained)
         state.seconds += all_.each(time.perf_counter() - began)[0]
-        with after_the_step() as check:
+        trackers = options.log_to if all_.first else ()
+        told = tracked(trackers, folder.path, f"{plan.dataset} {folder.path.name}", _facts(run))
+        with after_the_step() as alone, told as tell:
+            check = together(alone, all_)
             if not finished(state):
-                _train(state, course, folder, plan, run, on_epoch=on_epoch, check=together(check, all_))
+                _train(state, course, folder, plan, run, on_epoch=on_epoch, tell=tell, check=check)
             elif all_.first and not folder.model.exists():
                 ship(folder, early=False)
             all_.wait()
@@ -160,6 +164,7 @@ def _train(
     run: Run,
     *,
     on_epoch: Callable[[Epoch], None],
+    tell: Callable[[Epoch], None],
     check: Callable[[], None],
 ) -> None:
     """Run the loop: stop early; and, in the first process, log, keep the best, save."""
@@ -172,6 +177,7 @@ def _train(
             score = epoch.dice
             if first:
                 log(epoch, folder)
+                tell(epoch)
             if first and epoch.improved:
                 save(bundle(state, plan, run, score), folder.best)
             on_epoch(epoch)
@@ -242,6 +248,24 @@ def _run(name: str, config: Config, cases: Material, options: TrainOptions, prec
         training=tuple(case.id for case in cases.training),
         held_out=tuple(case.id for case in cases.held_out),
     )
+
+
+def _facts(run: Run) -> dict[str, object]:
+    """Return what trackers are told of a run: plain values, no path and no name of a case."""
+    options, config = run.options, run.config
+    return {
+        "configuration": run.name,
+        "network": config.network.name,
+        "network_options": config.network.options,
+        "precision": run.precision,
+        "training_cases": len(run.training),
+        "held_out_cases": len(run.held_out),
+        "patch": config.patch,
+        "batch": config.batch,
+        "spacing": config.spacing,
+        "recipe": asdict(config.recipe),
+        **{name: getattr(options, name) for name in ("fold", "folds", "seed", "epochs", "minutes")},
+    }
 
 
 def _state(network: nn.Module, run: Run, device: torch.device) -> State:

@@ -16,10 +16,11 @@ from mambino.training.freezing import hold
 from mambino.training.loss import Parts, deep_parts
 from mambino.training.precision import Precision
 from mambino.training.processes import ALONE, Processes
-from mambino.training.sampling import Batch, Readable, stream
+from mambino.training.sampling import Batch, Readable
 from mambino.training.schedule import LEARNT, keeps, rate, settled, steps_that_fit
 from mambino.training.state import State, follow
 from mambino.training.validation import Score, rhythm, spread, validate, windows
+from mambino.training.waiting import stream
 
 
 @record

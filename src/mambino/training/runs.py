@@ -1,6 +1,5 @@
 """The folder of a run: options, log, resumable state and the two bundles, and whether it may be gone on with."""
 
-import json
 import platform
 import shutil
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from mambino.core.options import TrainOptions
 from mambino.core.plan import Config, Plan
 from mambino.core.provenance import Provenance
 from mambino.core.recipe import Recipe
-from mambino.core.records import dump, fields_of, read, record, replacing, write, write_text
+from mambino.core.records import dump, fields_of, from_json, read, record, replacing, write, write_text
 from mambino.errors import FileFormatError, OptionError
 from mambino.training.loop import Epoch
 from mambino.training.state import State, has_state, load_state, save_state
@@ -172,7 +171,7 @@ def go_back(folder: Folder, state: State, *, writes: bool = True) -> None:
     if not writes:
         return
     lines = folder.log.read_text(encoding="utf-8").splitlines() if folder.log.exists() else []
-    kept = [line for line in lines if _number(line) <= state.epoch]
+    kept = [line for line in lines if number_of(line) <= state.epoch]
     write_text("".join(line + "\n" for line in kept), folder.log)
 
 
@@ -235,9 +234,9 @@ def versions() -> dict[str, str]:
     }
 
 
-def _number(line: str) -> int:
+def number_of(line: str) -> int:
     """Return the epoch of a line of the log; a line cut short by a full disk belongs to none."""
     try:
-        return int(json.loads(line)["number"])
+        return int(from_json(line)["number"])
     except (ValueError, KeyError, TypeError):
         return 1 << 60

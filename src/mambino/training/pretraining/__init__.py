@@ -1,7 +1,6 @@
 """From pictures in folders by class to an encoder that others start from."""
 
 import copy
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +24,7 @@ from mambino.training.precision import Precision
 from mambino.training.pretraining.loop import Lesson, PretrainEpoch, lessons
 from mambino.training.pretraining.pictures import Batches, Look, Pictures, find_pictures
 from mambino.training.processes import Processes, processes
+from mambino.training.runs import number_of
 from mambino.training.state import State, has_state, load_state, optimiser, save_state
 from mambino.weights.bundle import Bundle, save
 
@@ -280,7 +280,7 @@ def _open(output: Path, run: Pretraining, state: State) -> None:
     output.mkdir(parents=True, exist_ok=True)
     path = output / "log.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if state.step and path.exists() else []
-    kept = [line for line in lines if line.endswith("}") and json.loads(line)["number"] <= state.epoch]
+    kept = [line for line in lines if number_of(line) <= state.epoch]
     write_text("".join(line + "\n" for line in kept), path)
     write(run, output / "options.json")
 

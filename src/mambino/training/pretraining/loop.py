@@ -14,9 +14,9 @@ from mambino.errors import Error
 from mambino.training.precision import Precision
 from mambino.training.pretraining.pictures import Batch, Batches, Picture, tested
 from mambino.training.processes import Processes
-from mambino.training.sampling import stream
 from mambino.training.schedule import keeps, rate, settled, steps_that_fit
 from mambino.training.state import State, follow
+from mambino.training.waiting import stream
 
 AT_ONCE = 64
 """Pictures that are tested together."""
