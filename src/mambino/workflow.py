@@ -32,6 +32,7 @@ from mambino.preprocessing import preprocess
 from mambino.training import train
 from mambino.training.calibration import calibrate
 from mambino.training.loop import Epoch
+from mambino.training.processes import refuse_several
 from mambino.weights.bundle import info
 
 FOLDS = (5, 10)
@@ -68,8 +69,10 @@ def run(
 
     Raises:
         DataError: `check` found errors in the data.
+        OptionError: several processes were started.
     """
     options = checked(options)
+    refuse_several("run")
     on_stage("check")
     refuse_errors(data, progress)
     on_stage("plan")

@@ -141,9 +141,11 @@ def preprocess(
 def train(work: Path, /, options: Annotated[TrainOptions, Flat] = TrainOptions(), *, json: Json = False) -> None:
     """Train a network on prepared cases; Ctrl-C saves, --resume goes on."""
     from mambino.training import train as train_network
+    from mambino.training.processes import speaks
 
     model = train_network(work, options, on_epoch=console.show_epoch, on_init=tables.show_start)
-    _print_path(model, json, "model")
+    if speaks():
+        _print_path(model, json, "model")
 
 
 @app.command
@@ -158,8 +160,11 @@ def pretrain(
         json: print the path as JSON.
     """
     from mambino.training.pretraining import pretrain as pretrain_network
+    from mambino.training.processes import speaks
 
-    _print_path(pretrain_network(folder, output, options, on_epoch=console.show_lesson), json, "model")
+    model = pretrain_network(folder, output, options, on_epoch=console.show_lesson)
+    if speaks():
+        _print_path(model, json, "model")
 
 
 @app.command

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from mambino.core.options import Progress
-from mambino.errors import Error
+from mambino.errors import Error, ToldError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,6 +26,8 @@ def guard(action: Callable[[], int | None]) -> int:
     warnings.showwarning = _show_warning
     try:
         return action() or 0
+    except ToldError as error:
+        return error.exit_code
     except Error as error:
         complain(str(error), error.hint)
         return error.exit_code

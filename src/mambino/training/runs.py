@@ -150,22 +150,26 @@ def _difference(old: Config | Recipe, new: Config | Recipe, place: str) -> tuple
     return None
 
 
-def open_run(folder: Folder, run: Run, old: Run | None, state: State) -> None:
-    """Begin a run's folder, or fill `state` from it and cut the log back to the state."""
+def open_run(folder: Folder, run: Run, old: Run | None, state: State, *, writes: bool = True) -> None:
+    """Begin a run's folder, or fill `state` from it and cut the log back to the state; one process of all `writes`."""
     if old is None:
-        write(run, folder.options)
-        write_text("", folder.log)
+        if writes:
+            write(run, folder.options)
+            write_text("", folder.log)
         return
-    go_back(folder, state)
+    go_back(folder, state, writes=writes)
     length = ("epochs", "minutes")
     if any(getattr(old.options, name) != getattr(run.options, name) for name in length):
         state.total = 0
-        write(run, folder.options)
+        if writes:
+            write(run, folder.options)
 
 
-def go_back(folder: Folder, state: State) -> None:
+def go_back(folder: Folder, state: State, *, writes: bool = True) -> None:
     """Fill `state` with the last one saved, and cut the log back to it."""
     load_state(state, folder.state)
+    if not writes:
+        return
     lines = folder.log.read_text(encoding="utf-8").splitlines() if folder.log.exists() else []
     kept = [line for line in lines if number_of(line) <= state.epoch]
     write_text("".join(line + "\n" for line in kept), folder.log)
