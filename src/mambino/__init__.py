@@ -1,7 +1,7 @@
 """Mamba U-Nets that segment medical images on any machine.
 
 The verbs, in the order of the path: `check`, `plan`, `preprocess`, `train`, `predict`, `evaluate`; `run` strings them
-together, `pretrain` makes what `train` may start from. Each is a command of the same name. Names cost nothing until
+together, `best` chooses among what was trained, `pretrain` makes what `train` may start from. Each is a command of the same name. Names cost nothing until
 they are used.
 """
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mambino.core.image import Image, Segmentation
     from mambino.core.labels import Labels
     from mambino.core.options import (
+        BestOptions,
         CheckOptions,
         EvaluateOptions,
         PlanOptions,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from mambino.ops.selective_scan import selective_scan
     from mambino.planning import plan
     from mambino.preprocessing import preprocess
+    from mambino.selection import best
     from mambino.training import train
     from mambino.training.pretraining import pretrain
     from mambino.weights.bundle import info
@@ -55,6 +57,7 @@ _HOME = {
     "mambino.core.image": ("Image", "Segmentation"),
     "mambino.core.labels": ("Labels",),
     "mambino.core.options": (
+        "BestOptions",
         "CheckOptions",
         "EvaluateOptions",
         "PlanOptions",
@@ -84,6 +87,7 @@ _HOME = {
     "mambino.ops.selective_scan": ("selective_scan",),
     "mambino.planning": ("plan",),
     "mambino.preprocessing": ("preprocess",),
+    "mambino.selection": ("best",),
     "mambino.training": ("train",),
     "mambino.training.pretraining": ("pretrain",),
     "mambino.weights.bundle": ("info",),
@@ -93,10 +97,10 @@ _HOME = {
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [  # noqa: RUF022 - in the order of the path
-    "check", "plan", "preprocess", "train", "predict", "evaluate", "run", "pretrain",
+    "check", "plan", "preprocess", "train", "predict", "evaluate", "run", "best", "pretrain",
     "list_models", "cost", "convert", "info", "doctor",
     "CheckOptions", "PlanOptions", "PreprocessOptions", "TrainOptions", "PredictOptions", "EvaluateOptions",
-    "RunOptions", "PretrainOptions",
+    "RunOptions", "BestOptions", "PretrainOptions",
     "Grid", "Image", "Segmentation", "Labels", "Case", "Dataset", "Plan", "Config", "NetworkSpec",
     "read_image", "read_labels", "write_labels", "build", "selective_scan",
     "Error", "DataError", "FileFormatError", "MissingExtraError", "OptionError", "ShapeError", "WeightsError",

@@ -28,7 +28,7 @@ from mambino.inference import predict
 from mambino.inspection import check
 from mambino.planning import plan
 from mambino.preprocessing import preprocess
-from mambino.training import train
+from mambino.training import train_fold
 from mambino.training.loop import Epoch
 from mambino.weights.bundle import info
 
@@ -79,7 +79,7 @@ def run(
     trained = {}
     for name in names:
         on_stage(f"train {name}")
-        trained[name] = train(work, _train_options(work, name, options, dataset), on_epoch=on_epoch)
+        trained[name] = train_fold(work, _train_options(work, name, options, dataset), on_epoch=on_epoch)
     material, choice = _compared(dataset, trained, work)
     others = [c for c in choice.candidates if not c.chosen and material.cases == "test"]
     for candidate in (choice.chosen, *others):

@@ -2,14 +2,16 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.config import Toml
 
 from mambino.cli import console, tables
 from mambino.cli.defaults import check_file, take_file
+from mambino.core.best import find_best
 from mambino.core.options import (
+    BestOptions,
     CheckOptions,
     EvaluateOptions,
     PlanOptions,
@@ -22,9 +24,6 @@ from mambino.core.options import (
 )
 from mambino.core.provenance import NOT_FOR_CLINICAL_USE
 from mambino.errors import OptionError
-
-if TYPE_CHECKING:
-    from mambino.core.provenance import Provenance
 
 Flat = Parameter(name="*")
 Json = Annotated[bool, Parameter(name="--json", negative="")]
@@ -145,8 +144,10 @@ def train(work: Path, /, options: Annotated[TrainOptions, Flat] = TrainOptions()
     """Train a network on prepared cases; Ctrl-C saves, --resume goes on."""
     from mambino.training import train as train_network
 
-    model = train_network(work, options, on_epoch=console.show_epoch, on_init=tables.show_start)
-    _print_path(model, json, "model")
+    made = train_network(
+        work, options, on_epoch=console.show_epoch, on_init=tables.show_start, on_fold=console.show_fold
+    )
+    _print_path(made, json, "models" if isinstance(made, tuple) else "model")
 
 
 @app.command
@@ -175,14 +176,15 @@ def predict(
     """Segment images: mambino predict MODEL.safetensors [MORE MODELS] IMAGE|FOLDER [...].
 
     Args:
-        files: one or more bundles (.safetensors), averaged; then images or folders of images.
+        files: one or more bundles (.safetensors), averaged, or the best.json of a work folder; then images or folders
+            of images.
         output: folder for the masks; "predictions" in the current folder if not given.
         json: print what was done as JSON.
     """
     from mambino.inference import predict as segment
 
-    bundles = [path for path in files if path.suffix == ".safetensors"]
-    images = [path for path in files if path.suffix != ".safetensors"]
+    bundles = [path for path in files if path.suffix == ".safetensors" or find_best(path)]
+    images = [path for path in files if path not in bundles]
     if not bundles or not images:
         raise OptionError(
             f"predict needs at least one bundle (.safetensors) and one image, got {len(bundles)} and {len(images)}"
@@ -249,6 +251,19 @@ def run(
     with console.stages() as (on_stage, progress):
         report = run_all(data, output, options, on_stage=on_stage, on_epoch=console.show_epoch, progress=progress)
     tables.show_report(report, output / "report", json)
+
+
+@app.command
+def best(work: Path, /, options: Annotated[BestOptions, Flat] = BestOptions(), *, json: Json = False) -> None:
+    """Say which of all that was trained to predict with, and why: folds, 2D and 3D, ensembles, cleaning.
+
+    Held-out training cases alone decide. Writes WORK/best.json, which predict takes in place of bundles.
+    """
+    from mambino.selection import best as choose_best
+
+    with console.progress("best") as progress:
+        chosen = choose_best(work, options, progress=progress)
+    return tables.show_json(chosen) if json else tables.show_best(chosen, work)
 
 
 @app.command
@@ -332,22 +347,7 @@ def info(file: Path, /, *, json: Json = False) -> None:
     from mambino.weights.bundle import info as bundle_info
 
     header = bundle_info(file)
-    if json:
-        return tables.show_json(header)
-    config, origin = header.config, header.provenance
-    rows = [
-        ("network", f"{config.network.name}, {config.dim}D"),
-        ("options", ", ".join(f"{k}={v}" for k, v in config.network.options.items())),
-        ("parameters", f"{header.parameters:,}"),
-        ("channels", ", ".join(header.channels)),
-        ("labels", ", ".join(header.labels.names)),
-        ("spacing", tables.joined(config.spacing)),
-        ("patch", tables.joined(config.patch)),
-        ("trained on", _training(origin)),
-        ("validation Dice", "-" if origin.score is None else f"{origin.score:.4f}"),
-        ("made with", ", ".join(f"{k} {v}" for k, v in origin.versions.items())),
-    ]
-    return console.table(["", ""], rows)
+    return tables.show_json(header) if json else tables.show_bundle(header)
 
 
 @app.command
@@ -363,13 +363,6 @@ def doctor(*, json: Json = False) -> None:
     return console.table(["operator", "device", "path", "used", "ms", ""], rows)
 
 
-def _training(origin: "Provenance") -> str:
-    """Say what weights were learnt from, or which checkpoint they are from."""
-    if origin.source:
-        return f"{origin.dataset or 'not stated'}; converted from {origin.source}, licence {origin.licence}"
-    return f"{origin.dataset}, {origin.cases} cases, {origin.steps} steps, {console.duration(origin.seconds)}"
-
-
 def _complain_of(cases: tuple[str, ...], what: str) -> int:
     if not cases:
         return 0
@@ -377,10 +370,12 @@ def _complain_of(cases: tuple[str, ...], what: str) -> int:
     return 3
 
 
-def _print_path(path: Path, json: bool, what: str) -> None:
+def _print_path(path: Path | tuple[Path, ...], json: bool, what: str) -> None:
     import json as text
 
-    console.say(text.dumps({what: str(path)}) if json else f"{what}: {path}")
+    if json:
+        return console.say(text.dumps({what: str(path) if isinstance(path, Path) else [*map(str, path)]}))
+    return console.say(f"{what}: {path}" if isinstance(path, Path) else "\n".join([f"{what}:", *map(str, path)]))
 
 
 def _sides(text: str, dim: int | None) -> tuple[int, ...]:

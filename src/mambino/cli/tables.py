@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any
 from mambino.cli import console
 
 if TYPE_CHECKING:
+    from mambino.core.best import Best
     from mambino.core.findings import Findings
-    from mambino.core.report import Choice, Report
+    from mambino.core.provenance import Provenance
+    from mambino.core.report import Choice, Report, Statistic
     from mambino.models.claims import Claim
     from mambino.models.cost import Cost
     from mambino.models.descriptions import Description
+    from mambino.weights.bundle import BundleHeader
     from mambino.weights.conversion import Conversion
     from mambino.weights.initialisation import Initialisation
     from mambino.weights.published import Published
@@ -83,6 +86,78 @@ def _print_choice(choice: "Choice") -> None:
     if choice.cases == "test":
         return console.table(columns, rows)
     return console.table([*columns[:4], ""], [(*row[:4], row[5]) for row in rows])
+
+
+def show_best(chosen: "Best", work: Path) -> None:
+    """Print how contenders compare on held-out cases, what cleaning gains, and what to predict with."""
+    labels = list(chosen.chosen.labels)
+    columns = ["contender", "cases", "Dice", "95 % interval", *labels, "behind the first", "s a case", ""]
+    rows = [
+        (
+            c.name,
+            c.dice.cases,
+            _four(c.dice.mean),
+            _interval(c.dice),
+            *(_four(c.labels[label].mean) for label in labels),
+            f"{_four(c.behind.mean)} ({_interval(c.behind)})" if c.behind else "",
+            c.seconds,
+            "chosen" if c.chosen else "level" if c.level else "",
+        )
+        for c in chosen.contenders
+    ]
+    console.table(columns, rows)
+    if chosen.gains:
+        rows = [
+            (
+                g.label,
+                g.said,
+                _four(g.before),
+                _four(g.after),
+                f"{_four(g.difference.mean)} ({_interval(g.difference)})",
+                "taken" if g.taken else "",
+            )
+            for g in chosen.gains
+        ]
+        console.table(["structure", "cleaning tried best", "Dice without", "with", "gain", ""], rows)
+    console.say(chosen.reason)
+    if any(g.taken for g in chosen.gains):
+        console.say(f"With this cleaning its Dice is {_four(chosen.cleaned.mean)} ({_interval(chosen.cleaned)}).")
+    for note in chosen.notes:
+        console.say(f"note: {note}")
+    console.say(f"mambino predict {work / 'best.json'} IMAGES -o MASKS")
+
+
+def _four(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _interval(found: "Statistic") -> str:
+    return "-" if found.low is None or found.high is None else f"{found.low:.4f} to {found.high:.4f}"
+
+
+def show_bundle(header: "BundleHeader") -> None:
+    """Print what a bundle says of itself."""
+    config, origin = header.config, header.provenance
+    rows = [
+        ("network", f"{config.network.name}, {config.dim}D"),
+        ("options", ", ".join(f"{k}={v}" for k, v in config.network.options.items())),
+        ("parameters", f"{header.parameters:,}"),
+        ("channels", ", ".join(header.channels)),
+        ("labels", ", ".join(header.labels.names)),
+        ("spacing", joined(config.spacing)),
+        ("patch", joined(config.patch)),
+        ("trained on", _training(origin)),
+        ("validation Dice", "-" if origin.score is None else f"{origin.score:.4f}"),
+        ("made with", ", ".join(f"{k} {v}" for k, v in origin.versions.items())),
+    ]
+    console.table(["", ""], rows)
+
+
+def _training(origin: "Provenance") -> str:
+    """Say what weights were learnt from, or which checkpoint they are from."""
+    if origin.source:
+        return f"{origin.dataset or 'not stated'}; converted from {origin.source}, licence {origin.licence}"
+    return f"{origin.dataset}, {origin.cases} cases, {origin.steps} steps, {console.duration(origin.seconds)}"
 
 
 def show_models(described: "tuple[Description, ...]") -> None:

@@ -153,23 +153,55 @@ def restore(
     return Segmentation(_unturn(_uncrop(box, prepared, room), prepared, room), prepared.image, labels)
 
 
-def restore_scores(run: Run, prepared: Prepared, labels: Labels, config: Config) -> NDArray[np.float32]:
+def restore_scores(
+    run: Run,
+    prepared: Prepared,
+    labels: Labels,
+    config: Config,
+    *,
+    parts: Sequence[Span] = (),
+    room: Room = in_memory,
+) -> NDArray[np.float32]:
     """Turn logits into class probabilities [k, *s] on the grid of the image.
 
     Softmax over classes, or a sigmoid for each region. Outside the box that was cropped to, background
-    is certain. All classes exist at the size of the image at once.
+    is certain. All classes exist at the size of the image at once, in `room`; `parts` are as for `restore`.
 
     Raises:
         ShapeError: as for `restore`.
     """
-    out = np.zeros((labels.out_channels, *prepared.turned.shape), np.float32)
+    out = room((labels.out_channels, *prepared.image.shape), np.float32)
+    out[...] = 0
     out[0] = not labels.has_regions
-    box = _part(out, prepared.start, prepared.cropped.shape)
-    for slab in _image_scores(run, prepared, labels, config):
-        scores = np.asarray(to_device(slab.scores, "cpu"))
-        rows = slice(slab.start, slab.start + scores.shape[1])
-        box[:, rows] = _sigmoid(scores) if labels.has_regions else _softmax(scores)
-    return np.stack([_unturn(channel, prepared, in_memory) for channel in out])
+    # A view: what is written to it lies where the image has it.
+    turned = _turn(out, (0, *(axis + 1 for axis in prepared.order)), tuple(axis + 1 for axis in prepared.flips))
+    box = _part(turned, prepared.start, prepared.cropped.shape)
+    spans: Sequence[Span | None] = parts or [None]
+    for part in spans:
+        for slab in _image_scores(run, prepared, labels, config, part):
+            scores = np.asarray(to_device(slab.scores, "cpu"))
+            rows = slice(slab.start, slab.start + scores.shape[1])
+            place = (slice(None), rows, *(slice(*span) for span in part or ()))
+            box[place] = _sigmoid(scores) if labels.has_regions else _softmax(scores)
+    return out
+
+
+def likeliest(
+    shares: Sequence[NDArray[np.float32]], grid: Grid, labels: Labels, *, room: Room = in_memory
+) -> Segmentation:
+    """Return the labels of the mean of probabilities [k, *s], as `restore` gives those of logits.
+
+    Args:
+        shares: of the same image, from `restore_scores`; one, or several that are averaged.
+        grid: of the image.
+        labels: what the classes mean; a region is painted where its mean probability is above one half.
+        room: for the mask.
+    """
+    numbers = room(grid.shape, _smallest_type(labels))
+    for rows in slabs(grid.shape):
+        mean = sum(share[:, rows] for share in shares) / np.float32(len(shares))
+        numbers[rows] = _painted(mean - np.float32(0.5), labels) if labels.has_regions else _largest(mean, labels)
+    return Segmentation(numbers, grid, labels)
 
 
 def data_side(config: Config) -> str:

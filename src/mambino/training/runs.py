@@ -3,7 +3,7 @@
 import json
 import platform
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -20,6 +20,10 @@ from mambino.errors import FileFormatError, OptionError
 from mambino.training.loop import Epoch
 from mambino.training.state import State, has_state, load_state, save_state
 from mambino.weights.bundle import Bundle, save
+
+
+LENGTH = ("epochs", "minutes")
+"""Options that say how long a run is."""
 
 
 @record
@@ -129,6 +133,26 @@ def check_same(old: Run, new: Run, folder: Folder) -> None:
         )
 
 
+def ended(folder: Folder, options: TrainOptions, config: Config) -> bool:
+    """Tell whether a folder holds the run asked for, complete.
+
+    Raises:
+        OptionError: it holds a complete run of something else, or of another length that is not to be changed.
+    """
+    if not (folder.model.exists() and folder.options.exists()):
+        return False
+    old = read(Run, folder.options)
+    check_same(old, replace(old, options=options, config=config), folder)
+    for name in LENGTH:
+        before, now = getattr(old.options, name), getattr(options, name)
+        if before != now and not options.resume:
+            raise OptionError(
+                f"{folder.path} holds a complete run with {name} {before}, this one has {name} {now}",
+                hint="add --resume to train it on, or remove the folder to start again",
+            )
+    return all(getattr(old.options, name) == getattr(options, name) for name in LENGTH)
+
+
 def open_run(folder: Folder, run: Run, old: Run | None, state: State) -> None:
     """Begin a run's folder, or fill `state` from it and cut the log back to the state."""
     if old is None:
@@ -136,8 +160,7 @@ def open_run(folder: Folder, run: Run, old: Run | None, state: State) -> None:
         write_text("", folder.log)
         return
     go_back(folder, state)
-    length = ("epochs", "minutes")
-    if any(getattr(old.options, name) != getattr(run.options, name) for name in length):
+    if any(getattr(old.options, name) != getattr(run.options, name) for name in LENGTH):
         state.total = 0
         write(run, folder.options)
 
