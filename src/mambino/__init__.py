@@ -1,8 +1,8 @@
 """Mamba U-Nets that segment medical images on any machine.
 
 The verbs, in the order of the path: `check`, `plan`, `preprocess`, `train`, `predict`, `evaluate`; `run` strings them
-together, `best` chooses among what was trained, `pretrain` makes what `train` may start from. Each is a command of the same name. Names cost nothing until
-they are used.
+together, `best` chooses among what was trained, `pretrain` makes what `train` may start from. Each is a command of the
+same name. Names cost nothing until they are used.
 """
 
 from importlib import import_module

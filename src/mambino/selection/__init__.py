@@ -152,7 +152,9 @@ def _together(bench: Bench, name: str, cases: Sequence[Case], gains: Sequence[Ga
     """Return the Dice of each case with all that is taken done at once."""
     asked, labels = chosen_options(gains), bench.dataset.labels
     return {
-        case.id: dice_of(cleaned(read_labels(bench.mask(name, case), labels), asked), read_case_labels(case, bench.dataset))
+        case.id: dice_of(
+            cleaned(read_labels(bench.mask(name, case), labels), asked), read_case_labels(case, bench.dataset)
+        )
         for case in cases
     }
 
@@ -171,7 +173,9 @@ def _notes(entrants: Sequence[Entrant], dataset: Dataset, cases: Sequence[Case])
     if len(cases) < len(dataset.training):
         notes.append(f"compared on the {len(cases)} of {len(dataset.training)} training cases that all have held out")
     if any(len(one.bundles) > 1 for one in entrants):
-        notes.append("each case was segmented by one bundle; predicting averages those of all folds, which is not scored")
+        notes.append(
+            "each case was segmented by one bundle; predicting averages those of all folds, which is not scored"
+        )
     if len({case.patient or case.id for case in cases}) < FEW:
         notes.append(f"intervals are known to hold from about {FEW} patients; with fewer they are approximate")
     if dataset.labels.has_regions:

@@ -115,7 +115,7 @@ def _check_data(folder: Folder, plan: Plan, dataset: Dataset) -> None:
     ):
         if theirs != ours:
             raise DataError(
-                f"{folder.path} has learnt from other data than the plan is for: its {what} {theirs}, the plan's {ours}",
+                f"{folder.path} has learnt from other data than the plan's: its {what} {theirs}, the plan's {ours}",
                 hint="remove the folder, or plan again in another work folder",
             )
     unknown = sorted(set(header.provenance.held_out) - {case.id for case in dataset.training})

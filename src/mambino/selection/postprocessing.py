@@ -55,7 +55,9 @@ def ways(sizes: Mapping[str, Sequence[float]]) -> tuple[Way, ...]:
     return tuple(replace(way, fill=fill) for way in removing for fill in (False, True))
 
 
-def gains(scores: Sequence[Dice], tried: Sequence[Way], labels: Sequence[str], patients: Mapping[str, str]) -> list[Gain]:
+def gains(
+    scores: Sequence[Dice], tried: Sequence[Way], labels: Sequence[str], patients: Mapping[str, str]
+) -> list[Gain]:
     """Return for each structure the way with the highest Dice, the mildest of equal ones, taken where it gains.
 
     Args:

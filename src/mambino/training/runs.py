@@ -21,7 +21,6 @@ from mambino.training.loop import Epoch
 from mambino.training.state import State, has_state, load_state, save_state
 from mambino.weights.bundle import Bundle, save
 
-
 LENGTH = ("epochs", "minutes")
 """Options that say how long a run is."""
 
