@@ -1,4 +1,4 @@
-"""What is chosen is never beaten by more than chance explains; of equals the cheaper is taken; cases are compared in pairs."""
+"""Nothing beats what is chosen by more than chance explains; of equals the cheaper is taken, case by case."""
 
 import numpy as np
 import pytest
@@ -41,7 +41,10 @@ def test_no_contender_beats_the_chosen_one_by_more_than_chance_explains(seed, co
     seconds = dict(zip(NAMES, random.uniform(0.1, 9, 3).tolist(), strict=True))
     one = chosen(ranked(columns, seconds))
     for name in NAMES:
-        found = spread({f"c{i}": x - y for i, (x, y) in enumerate(zip(columns[name], columns[one.name], strict=True))}, alone(count))
+        found = spread(
+            {f"c{i}": x - y for i, (x, y) in enumerate(zip(columns[name], columns[one.name], strict=True))},
+            alone(count),
+        )
         assert found.low is None or found.low <= 0
         if seconds[name] * 1.2 < seconds[one.name]:  # what is cheaper is not taken, so something beats it
             assert not next(c for c in ranked(columns, seconds) if c.name == name).level

@@ -8,7 +8,7 @@ from mambino.core.grid import pixel_grid
 from mambino.core.image import Segmentation
 from mambino.core.labels import Labels
 from mambino.inference.cleaning import cleaned
-from mambino.selection.comparing import of_label, counted
+from mambino.selection.comparing import counted, of_label
 from mambino.selection.postprocessing import NOTHING, SIZES, Way, chosen_options, gains, improves, proposals, ways
 from mambino.selection.scores import dice_of
 
