@@ -22,8 +22,9 @@ import torch
 from instruments.measuring import describe, write
 
 from mambino.core.labels import Labels
-from mambino.core.plan import Config, NetworkSpec, Normalise, Recipe
+from mambino.core.plan import Config, NetworkSpec, Normalise
 from mambino.core.provenance import Provenance
+from mambino.core.recipe import Recipe
 from mambino.inference.memory import size_of
 from mambino.models import build
 from mambino.weights.bundle import Bundle, save

@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from mambino.core.labels import Labels
-from mambino.core.plan import Config, NetworkSpec, Normalise, Recipe
+from mambino.core.plan import Config, NetworkSpec, Normalise
 from mambino.core.provenance import Provenance
+from mambino.core.recipe import Recipe
 from mambino.models import MODELS, build
 from mambino.weights.bundle import Bundle, save
 

@@ -1,8 +1,9 @@
 """Mamba U-Nets that segment medical images on any machine.
 
 The verbs, in the order of the path: `check`, `plan`, `preprocess`, `train`, `predict`, `evaluate`; `run` strings them
-together, `best` chooses among what was trained, `pretrain` makes what `train` may start from. Each is a command of the
-same name. Names cost nothing until they are used.
+together. `pretrain` makes what `train` may start from, `calibrate` learns how far the probabilities of what it has made
+can be believed, `best` chooses among all that was trained. Each is a command of the same name. Names cost nothing until
+they are used.
 """
 
 from importlib import import_module
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from mambino.core.labels import Labels
     from mambino.core.options import (
         BestOptions,
+        CalibrateOptions,
         CheckOptions,
         EvaluateOptions,
         PlanOptions,
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from mambino.preprocessing import preprocess
     from mambino.selection import best
     from mambino.training import train
+    from mambino.training.calibration import calibrate
     from mambino.training.pretraining import pretrain
     from mambino.weights.bundle import info
     from mambino.weights.conversion import convert
@@ -58,6 +61,7 @@ _HOME = {
     "mambino.core.labels": ("Labels",),
     "mambino.core.options": (
         "BestOptions",
+        "CalibrateOptions",
         "CheckOptions",
         "EvaluateOptions",
         "PlanOptions",
@@ -89,6 +93,7 @@ _HOME = {
     "mambino.preprocessing": ("preprocess",),
     "mambino.selection": ("best",),
     "mambino.training": ("train",),
+    "mambino.training.calibration": ("calibrate",),
     "mambino.training.pretraining": ("pretrain",),
     "mambino.weights.bundle": ("info",),
     "mambino.weights.conversion": ("convert",),
@@ -97,10 +102,10 @@ _HOME = {
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [  # noqa: RUF022 - in the order of the path
-    "check", "plan", "preprocess", "train", "predict", "evaluate", "run", "best", "pretrain",
+    "check", "plan", "preprocess", "train", "calibrate", "best", "predict", "evaluate", "run", "pretrain",
     "list_models", "cost", "convert", "info", "doctor",
-    "CheckOptions", "PlanOptions", "PreprocessOptions", "TrainOptions", "PredictOptions", "EvaluateOptions",
-    "RunOptions", "BestOptions", "PretrainOptions",
+    "CheckOptions", "PlanOptions", "PreprocessOptions", "TrainOptions", "CalibrateOptions", "BestOptions",
+    "PredictOptions", "EvaluateOptions", "RunOptions", "PretrainOptions",
     "Grid", "Image", "Segmentation", "Labels", "Case", "Dataset", "Plan", "Config", "NetworkSpec",
     "read_image", "read_labels", "write_labels", "build", "selective_scan",
     "Error", "DataError", "FileFormatError", "MissingExtraError", "OptionError", "ShapeError", "WeightsError",

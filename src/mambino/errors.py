@@ -59,6 +59,12 @@ class MissingExtraError(Error, ImportError):
     exit_code = 5
 
 
+class ToldError(Error):
+    """Several processes have met one error, of which the first one tells: this process ends without a word."""
+
+    exit_code = 0  # so that torchrun blames the first
+
+
 class MambinoWarning(UserWarning):
     """Something was read in one of several possible ways, or in part; the text names the file and the choice."""
 

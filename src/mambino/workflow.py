@@ -7,6 +7,7 @@ from typing import Literal
 
 from mambino.core.dataset import Case, Dataset
 from mambino.core.options import (
+    CalibrateOptions,
     CheckOptions,
     EvaluateOptions,
     PlanOptions,
@@ -29,6 +30,7 @@ from mambino.inspection import check
 from mambino.planning import plan
 from mambino.preprocessing import preprocess
 from mambino.training import train_fold
+from mambino.training.calibration import calibrate
 from mambino.training.loop import Epoch
 from mambino.weights.bundle import info
 
@@ -81,6 +83,9 @@ def run(
         on_stage(f"train {name}")
         trained[name] = train_fold(work, _train_options(work, name, options, dataset), on_epoch=on_epoch)
     material, choice = _compared(dataset, trained, work)
+    if _is_to_be_calibrated(trained[choice.maker.config]):
+        on_stage(f"calibrate {choice.maker.config}")
+        calibrate(trained[choice.maker.config].parent, CalibrateOptions(device=options.device), progress=progress)
     others = [c for c in choice.candidates if not c.chosen and material.cases == "test"]
     for candidate in (choice.chosen, *others):
         on_stage(f"predict {candidate.config}")
@@ -112,6 +117,12 @@ def chosen_configs(planned: Plan, options: RunOptions) -> tuple[str, ...]:
     for name in names:
         planned.config(name)
     return names
+
+
+def _is_to_be_calibrated(bundle: Path) -> bool:
+    """Tell whether cases were held out, and nothing was learnt of them yet."""
+    header = info(bundle)
+    return header.calibration is None and bool(header.provenance.held_out)
 
 
 def _plan_once(data: Path, work: Path, options: RunOptions, progress: Progress) -> Plan:

@@ -67,9 +67,11 @@ def test_what_an_older_file_lacks_is_still_said():
         parse(Thing, '{"format": 2, "colour": "Red", "paint": 1}', "x")
 
 
-def test_a_state_without_a_count_of_setbacks_gets_one():
+def test_an_old_state_gets_a_count_of_setbacks_and_an_idle_scaler():
     older = {"format": 1, "numbers": {"step": 3}}
-    assert upgraded("state", older, 2, "x", "y") == {"format": 2, "numbers": {"step": 3, "setbacks": 0}}
+    newer = {"format": 3, "numbers": {"step": 3, "setbacks": 0}, "scaler": {}}
+    assert upgraded("state", older, 3, "x", "y") == newer
+    assert upgraded("state", {**newer, "format": 2}, 3, "x", "y") == newer
 
 
 @pytest.mark.parametrize("kind", [Plan, Fingerprint, Report, Predictions, Run, StoredFacts, BundleHeader])

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from mambino.core.labels import Labels
-from mambino.core.plan import Config, NetworkSpec, Normalise, Plan, Recipe, Resample, read_plan
+from mambino.core.plan import Config, NetworkSpec, Normalise, Plan, Resample, read_plan
+from mambino.core.recipe import Recipe
 from mambino.core.records import dump, parse
 from mambino.errors import DataError, FileFormatError, OptionError
 
@@ -72,7 +73,7 @@ def test_an_orientation_that_is_none_is_refused(orientation):
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"foreground": 33.0}, "foreground must be a share, 0 to 1, got 33.0"),
-        ({"clip": 0.0}, "clip must be above 0, got 0.0"),
+        ({"clip": -1.0}, "clip must be 0 or more, got -1.0"),
     ],
 )
 def test_impossible_recipes_are_refused(change, words):

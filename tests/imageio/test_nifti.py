@@ -327,10 +327,20 @@ def test_scores_lie_on_the_grid_of_their_image(tmp_path, shape):
     write_scores(tmp_path / "scores.nii.gz", scores, grid, like)
     back = read_image(tmp_path / "scores.nii.gz", channels=2)
 
-    np.testing.assert_allclose(back.array.reshape(scores.shape), scores, rtol=1e-6)
+    np.testing.assert_allclose(back.array.reshape(scores.shape), scores, atol=0.51 / 65535)
+    assert nibabel.load(tmp_path / "scores.nii.gz").get_data_dtype() == np.uint16
+    np.testing.assert_allclose(
+        nibabel.load(tmp_path / "scores.nii.gz").get_fdata().T.reshape(scores.shape), scores, atol=0.51 / 65535
+    )
     assert back.array.dtype == np.float32
     if len(shape) == 3:
         np.testing.assert_array_equal(back.grid.affine, grid.affine)
+
+
+def test_scores_above_one_have_their_own_slope(tmp_path):
+    scores = np.linspace(0, np.log(25), 60, dtype=np.float32).reshape(1, 3, 4, 5)
+    write_scores(tmp_path / "entropy.nii.gz", scores, pixel_grid((3, 4, 5)))
+    np.testing.assert_allclose(silently(tmp_path / "entropy.nii.gz").array, scores, atol=0.51 * np.log(25) / 65535)
 
 
 def silently(path):

@@ -16,7 +16,7 @@ from mambino.core.scratch import on_disk
 from mambino.imageio import read_image, read_labels
 from mambino.inference import predict
 from mambino.inference.joint import probabilities
-from mambino.preprocessing.case import likeliest
+from mambino.preprocessing.reduction import likeliest
 from mambino.weights.bundle import digest
 from tests.tiny import know, saved, tiny_bundle, tiny_config
 

@@ -1,11 +1,15 @@
 """Entropy and mutual information obey their laws, the expected Dice is what it says, and masks stay as they were."""
 
+from dataclasses import replace
+
 import nibabel as nib
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mambino.cli.app import dispatch
+from mambino.core.calibration import Calibration
 from mambino.core.grid import Grid
 from mambino.core.image import Segmentation
 from mambino.core.labels import Labels
@@ -13,7 +17,9 @@ from mambino.core.options import PredictOptions
 from mambino.core.records import read
 from mambino.inference import predict
 from mambino.inference.ledger import Predictions
-from mambino.inference.uncertainty import doubt, expected_dice, maps
+from mambino.inference.uncertainty import doubt, maps
+from mambino.weights.bundle import load as load_bundle
+from mambino.weights.bundle import save as save_bundle
 from tests.tiny import know, saved, tiny_bundle, tiny_config
 
 
@@ -70,7 +76,8 @@ def test_the_expected_dice_is_that_of_masks_drawn_from_the_probabilities():
     draws = np.random.default_rng(0)
     inside = draws.uniform(0.05, 0.95, (60, 60)).astype(np.float32)
     mask = (inside > 0.5).astype(np.uint8)
-    found = expected_dice(np.stack([1 - inside, inside]), Segmentation(mask, Grid(mask.shape, np.eye(3)), organs(1)))
+    segmentation = Segmentation(mask, Grid(mask.shape, np.eye(3)), organs(1))
+    found = doubt(maps([np.stack([1 - inside, inside])], organs(1)), segmentation).expected_dice
     truths = draws.random((200, *mask.shape)) < inside
     drawn = 2 * (truths & (mask > 0)).sum((1, 2)) / (truths.sum((1, 2)) + mask.sum())
     assert found == pytest.approx(drawn.mean(), abs=2e-3)
@@ -82,6 +89,42 @@ def test_doubt_of_an_empty_mask_is_that_of_the_whole_image():
     found = doubt(maps([probabilities], organs(1)), empty)
     assert found.entropy == pytest.approx(np.log(2), abs=1e-6)
     assert (found.mutual_information, found.expected_dice) == (None, None)
+
+
+def calibration(threshold, margin):
+    return Calibration(
+        cases=20, nll_before=1, nll_after=1, dice=0.8, expected_dice=0.8, threshold=threshold, margin=margin
+    )
+
+
+@pytest.mark.parametrize(
+    ("learnt", "trusted", "at_least"),
+    [
+        ([], None, None),
+        ([None], None, None),
+        ([calibration(None, None)], None, None),
+        ([calibration(0.5, 0.1)], True, 1.6 / 1.8 - 0.1),
+        ([calibration(0.9, 0.1)], False, 1.6 / 1.8 - 0.1),
+        ([calibration(0.5, 0.1), calibration(0.9, 0.2)], False, 1.6 / 1.8 - 0.2),  # the strictest of an ensemble
+        ([calibration(0.5, 0.1), None], None, None),
+    ],
+)
+def test_a_case_is_trusted_as_held_out_cases_have_taught(learnt, trusted, at_least):
+    sure = np.zeros((2, 4, 4), np.float32)
+    sure[1, :2] = 0.8
+    sure[0] = 1 - sure[1]
+    mask = (sure[1] > 0.5).astype(np.uint8)  # 2 * 0.8 / (0.8 + 1) is expected
+    found = doubt(maps([sure], organs(1)), Segmentation(mask, Grid(mask.shape, np.eye(3)), organs(1)), learnt)
+    assert found.expected_dice == pytest.approx(1.6 / 1.8, abs=1e-6)
+    assert found.trusted is trusted
+    assert found.dice_at_least == (None if at_least is None else pytest.approx(at_least, abs=1e-5))
+
+
+def test_where_nothing_is_found_there_is_nothing_to_trust():
+    probabilities = np.full((2, 3, 3), 0.5, np.float32)
+    empty = Segmentation(np.zeros((3, 3), np.uint8), Grid((3, 3), np.eye(3)), organs(1))
+    found = doubt(maps([probabilities], organs(1)), empty, [calibration(0.5, 0.1)])
+    assert (found.trusted, found.dice_at_least) == (False, None)
 
 
 @pytest.fixture
@@ -109,7 +152,7 @@ def test_asking_how_sure_changes_no_mask_and_maps_follow_from_probabilities(case
     expected = maps(shares, organs(2))
     for kind in ("entropy", "mutual_information"):
         found = np.squeeze(load(tmp_path / "asked" / kind / "scan.nii.gz"))
-        np.testing.assert_allclose(found, getattr(expected, kind), atol=1e-6)
+        np.testing.assert_allclose(found, getattr(expected, kind), atol=1e-4)
     assert plain.doubt is None
     recorded = read(Predictions, tmp_path / "asked" / "predict.json").entries[0].doubt
     assert recorded == asked.doubt
@@ -133,3 +176,16 @@ def test_maps_that_are_gone_are_made_again(case, tmp_path):
     (tmp_path / "o" / "entropy" / "scan.nii.gz").unlink()
     assert predict(model, image, tmp_path / "o", options).entries[0].status == "made"
     assert not (tmp_path / "o" / "mutual_information").exists()
+
+
+def test_a_case_that_is_not_to_be_trusted_is_named(case, tmp_path, capsys):
+    (model, _), image = case
+    bundle = load_bundle(model)
+    for name, threshold in (("strict", 2.0), ("mild", 0.0)):
+        save_bundle(replace(bundle, calibration=calibration(threshold, 0.1)), tmp_path / f"{name}.safetensors")
+    for name, words in (("strict", "do not trust: scan (less sure than nine in ten held-out cases)"), ("mild", "")):
+        dispatch(["predict", str(tmp_path / f"{name}.safetensors"), str(image), "-o", str(tmp_path / name),
+                  "--uncertainty"])  # fmt: skip
+        said = " ".join(capsys.readouterr().err.split())
+        assert words in said
+        assert ("do not trust" in said) is bool(words)

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from mambino.core.grid import Grid, pixel_grid
 from mambino.core.image import Image, Segmentation
 from mambino.core.labels import Labels
-from mambino.core.plan import Config, NetworkSpec, Normalise, Recipe, Resample
+from mambino.core.plan import Config, NetworkSpec, Normalise, Resample
+from mambino.core.recipe import Recipe
 from mambino.errors import DataError, ShapeError
 from mambino.ops.windows import Slab
 from mambino.preprocessing.case import data_side, prepare, prepare_labels, restore, restore_scores

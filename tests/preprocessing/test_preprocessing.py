@@ -17,7 +17,8 @@ import pytest
 
 from mambino import preprocessing
 from mambino.core.options import PreprocessOptions
-from mambino.core.plan import Config, NetworkSpec, Normalise, Plan, Recipe
+from mambino.core.plan import Config, NetworkSpec, Normalise, Plan
+from mambino.core.recipe import Recipe
 from mambino.core.records import write
 from mambino.errors import DataError, FileFormatError, OptionError
 from mambino.imageio.folders import open_dataset, read_case

@@ -1,5 +1,6 @@
 """Patches are turned, scaled and mirrored as told, labels with their images, and every draw is repeatable."""
 
+from dataclasses import replace
 from math import pi
 
 import pytest
@@ -15,12 +16,14 @@ from mambino.training.augmentation import (
     augmentation,
     margins,
     mirror,
+    quarter_turn,
     spatial_matrix,
     swapped_numbers,
     warp,
 )
+from mambino.training.sampling import patches
 from tests.close import assert_close
-from tests.training.toys import TWO, config
+from tests.training.toys import TWO, case, config
 
 
 def generator(seed=0):
@@ -145,3 +148,52 @@ def test_equal_generators_draw_equal_matrices():
     for seed in range(10):
         one, two = (spatial_matrix(turn, (1.0, 1.0), generator(seed)) for _ in range(2))
         assert (one is None and two is None) or torch.equal(one, two)
+
+
+def test_nnunet_s_own_list_mirrors_along_all_axes_and_turns_all_the_way():
+    paired = {"swap": ((1, 2),), "swap_axis": 1, "mirror": (0,)}
+    how = augmentation(config(recipe={"augmentation": "nnunet"}, **paired), TWO)
+    assert how.mirror == (0, 1)
+    assert how.swap_axis is None
+    assert how.turn.angle == pytest.approx(pi)
+    ours = augmentation(config(recipe={"augmentation": "full"}, **paired), TWO)
+    assert (ours.mirror, ours.swap_axis) == ((0,), 1)
+    assert augmentation(config(recipe={"augmentation": "nnunet"}), TWO).turn.angle == pytest.approx(pi)
+    assert how.intensity == ours.intensity
+
+
+def test_vm_unet_turns_skin_lesions_by_one_angle_a_run():
+    asked = config(recipe={"augmentation": "isic"})
+    one, same, other = (augmentation(asked, TWO, seed).turn for seed in (0, 0, 1))
+    assert one.fixed == same.fixed != other.fixed
+    matrices = [spatial_matrix(one, (1.0, 1.0), generator(seed)) for seed in range(40)]
+    turned = [matrix for matrix in matrices if matrix is not None]
+    assert 10 < len(turned) < 30
+    assert all(torch.equal(matrix, turned[0]) for matrix in turned)
+
+
+def test_quarter_turns_take_image_and_labels_together_and_square_patches_only_by_one_quarter():
+    for shape, count in (((4, 4), 4), ((4, 6), 2), ((3, 4, 4), 4)):
+        labels = torch.arange(torch.tensor(shape).prod().item(), dtype=torch.int16).reshape(shape)
+        seen = set()
+        for seed in range(80):
+            image, turned = quarter_turn(labels[None].float(), labels, generator(seed))
+            assert torch.equal(image[0].to(torch.int16), turned)
+            assert sorted(turned.flatten().tolist()) == labels.flatten().tolist()
+            seen.add(tuple(turned.flatten().tolist()))
+        assert len(seen) == count  # every reflection, as a turn and one flip make one
+
+
+def test_slices_are_turned_by_quarters_or_a_little_and_never_both():
+    how = augmentation(config(recipe={"augmentation": "synapse"}), TWO)
+    assert how.quarters == 0.5
+    assert how.turn.angle == pytest.approx(pi / 9)
+    assert how.mirror == ()
+    assert how.intensity == ()
+    patches_of = patches([case(shape=(16, 16))], config(patch=(16, 16)), TWO, replace(how, turn=None), 0)
+    labels = case(shape=(16, 16)).labels
+    ways = [torch.rot90(torch.from_numpy(labels), k).flip(axis).long() for k in range(4) for axis in (0, 1)]
+    seen = [patches_of(number).target[0] for number in range(30)]
+    still = [torch.equal(patch, torch.from_numpy(labels).long()) for patch in seen]
+    assert all(s or any(torch.equal(patch, way) for way in ways) for s, patch in zip(still, seen, strict=True))
+    assert 5 < sum(still) < 25

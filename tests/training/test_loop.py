@@ -1,14 +1,17 @@
 """The loop learns, is repeatable, goes on as if it had never stopped, ends on time, and says when it diverges."""
 
 import time
+from dataclasses import replace
 from itertools import islice
 
 import pytest
 import torch
 from torch import nn
+from torch.amp.grad_scaler import GradScaler
 
 from mambino.errors import Error
 from mambino.training.loop import Epoch, epochs, finished
+from mambino.training.precision import Precision
 from mambino.training.sampling import Batch
 from mambino.training.state import load_state, save_state
 from tests.training.toys import Toy, course, fresh
@@ -198,3 +201,109 @@ def test_scales_are_learnt_from_where_the_recipe_says_so():
         what = course({"recipe": {"deep_supervision": deep}}, epochs=1, held_out=[])
         list(epochs(fresh(what.config.recipe, network=Deep()), what))
         assert Deep.calls == 4 * deep
+
+
+def test_batches_added_up_are_a_batch_of_that_size():
+    """Terms that are means over patches, with the same number of voxels each, do not care how these are shared out."""
+    loss = {"ce": 1.0, "sample_dice": 1.0}
+    one = course({"batch": 4, "recipe": {"loss": loss, "average": 0.0}})
+    two = course({"batch": 2, "recipe": {"loss": loss, "average": 0.0, "accumulate": 2}})
+    halves = {n: Batch(*(x.split(2)[n % 2] for x in (one.patches(n // 2).images, one.patches(n // 2).target)))
+              for n in range(16)}  # fmt: skip
+    whole, parted = trained(one)[0], trained(replace(two, patches=halves.__getitem__))[0]
+    torch.testing.assert_close(weights(parted), weights(whole), rtol=1e-4, atol=1e-5)
+
+
+def test_a_run_of_added_batches_that_was_stopped_goes_on_as_if_it_never_was(tmp_path):
+    what = course({"recipe": {"augmentation": "light", "accumulate": 3}}, epochs=2)
+    whole = trained(what)[0]
+    state = fresh(what.config.recipe)
+    with pytest.raises(LateError):
+        for _ in epochs(state, what, check=late(3)):
+            pass
+    save_state(state, tmp_path / "state.pt")
+    again = fresh(what.config.recipe, seed=7)
+    load_state(again, tmp_path / "state.pt")
+    list(epochs(again, what))
+    assert torch.equal(weights(again), weights(whole))
+
+
+def late(steps):
+    """Return a check that raises at the step of this number."""
+    counted = iter(range(1, steps))
+
+    def check():
+        if next(counted, None) is None:
+            raise LateError
+
+    return check
+
+
+def test_without_an_average_the_weights_themselves_are_kept():
+    state, _ = trained(course({"recipe": {"average": 0.0}}))
+    network, average = weights(state).chunk(2)
+    assert torch.equal(network, average)
+
+
+def test_a_rate_that_stays_for_an_epoch_is_that_of_its_beginning():
+    _, seen = trained(course({"recipe": {"schedule": "poly", "pace": "epoch"}}, epochs=4))
+    assert [e.rate for e in seen] == pytest.approx([0.01 * (1 - n / 4) ** 0.9 for n in range(4)])
+
+
+def test_a_rate_that_rises_again_has_its_period_in_epochs():
+    wave = {"schedule": "cosine", "pace": "epoch", "period": 2, "floor": 0.001}
+    _, seen = trained(course({"recipe": wave}, epochs=5))
+    assert [e.rate for e in seen] == pytest.approx([0.01, 0.0055, 0.001, 0.0055, 0.01])
+
+
+def test_without_a_limit_gradients_are_not_clipped():
+    free = trained(course({"recipe": {"clip": 0.0, "optimiser": "sgd"}}))[0]
+    same = trained(course({"recipe": {"clip": 1e9, "optimiser": "sgd"}}))[0]
+    other = trained(course({"recipe": {"clip": 1e-3, "optimiser": "sgd"}}))[0]
+    assert torch.equal(weights(free), weights(same))
+    assert not torch.equal(weights(free), weights(other))
+
+
+def in_fp16(scale=2.0**16):
+    """Return a state and a course in float16."""
+    what = course(precision=Precision(torch.device("cpu"), "fp16"))
+    state = fresh(what.config.recipe)
+    state.scaler = GradScaler("cpu", init_scale=scale)
+    return state, what
+
+
+def test_float16_learns_as_float32_does():
+    state, what = in_fp16()
+    seen = list(epochs(state, what))
+    exact = trained(course())[1]
+    assert [e.loss for e in seen] == pytest.approx([e.loss for e in exact], rel=0.01)
+
+
+def test_a_loss_that_was_scaled_too_far_is_left_out_and_the_scale_falls():
+    state, what = in_fp16(scale=2.0**21)
+    before = weights(state).clone()
+    with pytest.raises(LateError):
+        list(epochs(state, what, check=late(1)))
+    assert state.step == 1
+    assert torch.equal(weights(state), before)
+    assert state.scaler.get_scale() == 2.0**20
+    list(epochs(state, what))
+    assert not torch.equal(weights(state), before)
+    assert torch.isfinite(weights(state)).all()
+
+
+def test_a_gradient_that_no_scale_makes_finite_is_an_error_in_float16_too():
+    state, what = in_fp16(scale=1.0)
+    state.network = Steep()
+    with pytest.raises(Error, match="the gradient is not finite at step 1"):
+        list(epochs(state, what))
+
+
+def test_the_scale_is_part_of_the_state(tmp_path):
+    state, what = in_fp16(scale=2.0**20)
+    with pytest.raises(LateError):
+        list(epochs(state, what, check=late(2)))
+    save_state(state, tmp_path / "state.pt")
+    again, _ = in_fp16()
+    load_state(again, tmp_path / "state.pt")
+    assert again.scaler.state_dict() == state.scaler.state_dict()

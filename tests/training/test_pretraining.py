@@ -20,7 +20,7 @@ from mambino.models import build
 from mambino.training.pretraining import pretrain
 from mambino.training.pretraining.changes import RANDAUGMENT, Mix, changed, draw_mix
 from mambino.training.pretraining.pictures import Batches, Look, Picture, find_pictures, read_picture
-from mambino.training.pretraining.processes import Processes
+from mambino.training.processes import Processes
 from mambino.weights.bundle import load
 from mambino.weights.initialisation import initialise
 

@@ -1,6 +1,5 @@
 """Patches come from where they should, batch k depends on the seed and k alone, and a failing reader is heard."""
 
-from itertools import islice
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +12,8 @@ from mambino.errors import DataError
 from mambino.training import sampling
 from mambino.training.augmentation import augmentation
 from mambino.training.loss import IGNORED
-from mambino.training.sampling import HeldCase, held, mixed, patches, place, read, stream
+from mambino.training.sampling import HeldCase, held, mixed, patches, place, read
+from mambino.training.waiting import stream
 from tests.training.toys import TWO, case, config
 
 
@@ -113,13 +113,6 @@ def test_small_cases_are_kept_in_memory_and_equal(monkeypatch):
     assert held([whole], 1)[0] is whole
 
 
-@pytest.mark.parametrize("workers", [0, 1, 3])
-def test_a_stream_is_in_order_and_ends_when_closed(workers):
-    numbers = stream(lambda k: k * k, 5, workers)
-    assert list(islice(numbers, 6)) == [25, 36, 49, 64, 81, 100]
-    numbers.close()
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_case_that_cannot_be_read_is_named_whoever_reads_it(workers):
     with pytest.raises(DataError, match="case heart_7: its prepared voxels cannot be read: bad block"):
@@ -129,11 +122,3 @@ def test_a_case_that_cannot_be_read_is_named_whoever_reads_it(workers):
 def test_a_case_that_cannot_be_kept_is_named():
     with pytest.raises(DataError, match="case heart_7: its prepared voxels cannot be read: bad block"):
         held([broken()], 1)
-
-
-def test_workers_leave_the_threads_of_torch_alone():
-    before = torch.get_num_threads()
-    numbers = stream(lambda k: torch.ones(3) * k, 0, 2)
-    list(islice(numbers, 8))
-    assert torch.get_num_threads() == before
-    numbers.close()

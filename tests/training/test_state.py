@@ -62,7 +62,7 @@ def test_the_average_moves_towards_the_weights_and_arrives():
             parameter.add_(1)
     gap = [(state.network.last.bias - state.average.last.bias).abs().max().item()]
     for step in range(1, 40):
-        follow(state.average, state.network, step)
+        follow(state.average, state.network, step, 0.999)
         gap.append((state.network.last.bias - state.average.last.bias).abs().max().item())
     assert all(b < a for a, b in pairwise(gap) if a > 1e-6)
     assert gap[-1] < 1e-4
@@ -84,7 +84,7 @@ def test_a_state_of_format_1_which_had_no_sum_is_gone_on_from(tmp_path):
     torch.save({**content, "format": 1}, path)
     load_state(other, path)
     assert (other.step, other.setbacks) == (7, 0)
-    torch.save({**content, "format": 2}, path)
+    torch.save({**content, "format": 3}, path)
     with pytest.raises(FileFormatError, match="bytes are not those that were written"):
         load_state(other, path)
 
@@ -92,7 +92,7 @@ def test_a_state_of_format_1_which_had_no_sum_is_gone_on_from(tmp_path):
 def test_a_state_of_a_later_format_is_refused_by_both_numbers(tmp_path):
     path = tmp_path / "state.pt"
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("mambino.training.state.FORMAT", 3)
+        patched.setattr("mambino.training.state.FORMAT", 4)
         save_state(used(), path)
-    with pytest.raises(FileFormatError, match=r"state\.pt has format 3, but this version of mambino reads format 2"):
+    with pytest.raises(FileFormatError, match=r"state\.pt has format 4, but this version of mambino reads format 3"):
         load_state(fresh(RECIPE), path)

@@ -13,12 +13,13 @@ from mambino.core.fingerprint import CaseFacts, Fingerprint
 from mambino.core.labels import Labels
 from mambino.core.options import TrainOptions
 from mambino.core.plan import NetworkSpec, Plan
-from mambino.core.records import write
+from mambino.core.records import read, write
 from mambino.errors import DataError, FileFormatError, OptionError, WeightsError
 from mambino.preprocessing.case import data_side
 from mambino.preprocessing.store import Origin, Store
 from mambino.training import train
 from mambino.training.choosing import choose_config
+from mambino.training.runs import Run, number_of
 from mambino.weights.bundle import load
 from tests.tiny import know
 from tests.training.toys import TWO, case, config
@@ -241,8 +242,52 @@ def test_another_run_is_not_gone_on_with(work, changes, words):
 def test_a_run_of_another_plan_is_not_gone_on_with(work):
     train(work, SHORT)
     write(planned(batch=3), work / "plan.json")
-    with pytest.raises(OptionError, match="holds a run with batch 2, the plan now has 3"):
+    with pytest.raises(OptionError, match="holds a run with batch 2, now it is 3"):
         train(work, replace(SHORT, resume=True))
+
+
+def test_how_a_run_learns_need_not_be_said_again_but_cannot_become_another(work):
+    options = replace(SHORT, recipe="lightm_unet", set=("steps=4", "average=0.9"), loss=("dice=1", "bce=1"))
+    whole = tensors(train(work, options))
+    run = work / "runs" / "2d-unet-0"
+    kept = read(Run, run / "options.json")
+    assert kept.config.recipe.optimiser == "adam"
+    assert kept.config.recipe.loss == {"dice": 1.0, "bce": 1.0}
+    shutil.rmtree(run)
+    train(work, replace(options, epochs=1))
+    again = tensors(train(work, replace(SHORT, resume=True)))
+    assert read(Run, run / "options.json").config == kept.config
+    assert again.keys() == whole.keys()
+    with pytest.raises(OptionError, match=r"holds a run with recipe\.average 0\.9, now it is 0\.5"):
+        train(work, replace(options, set=("steps=4", "average=0.5"), resume=True))
+
+
+def test_checkpointing_changes_no_bit_of_a_run(work):
+    whole = tensors(train(work, SHORT))
+    shutil.rmtree(work / "runs")
+    assert all(torch.equal(x, whole[n]) for n, x in tensors(train(work, replace(SHORT, checkpointing=True))).items())
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own compiler
+def test_a_compiled_run_learns_the_same(work):
+    whole = tensors(train(work, SHORT))
+    shutil.rmtree(work / "runs")
+    compiled = tensors(train(work, replace(SHORT, compile=True)))
+    for name, x in compiled.items():
+        torch.testing.assert_close(x, whole[name], rtol=1e-2, atol=1e-4)
+
+
+def test_the_encoder_is_held_as_the_recipe_says_where_a_run_starts_from_a_bundle(work):
+    start = train(work, SHORT).rename(work / "start.safetensors")
+    shutil.rmtree(work / "runs")
+    options = replace(SHORT, epochs=1, set=("freeze=1", "average=0"))
+    fresh = tensors(train(work, options), "encoder.")
+    shutil.rmtree(work / "runs")
+    held = tensors(train(work, replace(options, init=start)), "encoder.")
+    before = tensors(start, "encoder.")
+    assert all(torch.equal(held[name], x) for name, x in before.items())
+    assert not all(torch.equal(fresh[name], x) for name, x in before.items())
 
 
 def test_a_run_on_other_cases_is_not_gone_on_with(work):
@@ -454,3 +499,9 @@ def test_a_network_without_an_encoder_cannot_have_it_frozen(work, monkeypatch):
     write(planned(network=spec), work / "plan.json")
     with pytest.raises(OptionError, match=r"--freeze-encoder 2: the network tiny has no part that is its encoder"):
         train(work, replace(SHORT, freeze_encoder=2))
+
+
+def test_a_log_line_that_is_no_line_of_ours_belongs_to_no_epoch():
+    for line in ("[" * 100_000, '{"number"', "[1]", '{"number": null}', ""):
+        assert number_of(line) > 1 << 50
+    assert number_of('{"number": 3}') == 3

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from mambino.core.labels import Labels
-from mambino.core.plan import Config, NetworkSpec, Normalise, Recipe
+from mambino.core.plan import Config, NetworkSpec, Normalise
+from mambino.core.recipe import Recipe
 from mambino.training.augmentation import augmentation
 from mambino.training.loop import Course
 from mambino.training.precision import Precision

@@ -2,16 +2,18 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.config import Toml
 
 from mambino.cli import console, tables
 from mambino.cli.defaults import check_file, take_file
+from mambino.cli.knowledge import Json, convert, cost, doctor, info, models, weights
 from mambino.core.best import find_best
 from mambino.core.options import (
     BestOptions,
+    CalibrateOptions,
     CheckOptions,
     EvaluateOptions,
     PlanOptions,
@@ -20,13 +22,11 @@ from mambino.core.options import (
     PretrainOptions,
     RunOptions,
     TrainOptions,
-    network_options,
 )
 from mambino.core.provenance import NOT_FOR_CLINICAL_USE
 from mambino.errors import OptionError
 
 Flat = Parameter(name="*")
-Json = Annotated[bool, Parameter(name="--json", negative="")]
 
 app = App(
     name="mambino",
@@ -167,6 +167,23 @@ def pretrain(
 
 
 @app.command
+def calibrate(
+    folder: Path, /, options: Annotated[CalibrateOptions, Flat] = CalibrateOptions(), *, json: Json = False
+) -> None:
+    """Fit the temperature of a trained network on the cases held out, and learn when not to trust a prediction.
+
+    Args:
+        folder: of a complete run, WORK/runs/CONFIGURATION-FOLD; its bundle is replaced.
+        json: print what was learnt as JSON.
+    """
+    from mambino.training.calibration import calibrate as calibrate_run
+
+    with console.progress("calibrate") as progress:
+        found = calibrate_run(folder, options, progress=progress)
+    return tables.show_json(found) if json else tables.show_calibration(found)
+
+
+@app.command
 def predict(
     *files: Path,
     output: Path | None = None,
@@ -199,6 +216,8 @@ def predict(
     for entry in made.entries:
         if entry.status == "failed":
             console.note(f"{entry.case}: {entry.message}")
+    if made.doubtful:
+        console.note(f"do not trust: {', '.join(made.doubtful)} (less sure than nine in ten held-out cases)")
     return _complain_of(made.failed, "could not be segmented")
 
 
@@ -266,103 +285,6 @@ def best(work: Path, /, options: Annotated[BestOptions, Flat] = BestOptions(), *
     return tables.show_json(chosen) if json else tables.show_best(chosen, work)
 
 
-@app.command
-def models(*, json: Json = False) -> None:
-    """List the networks: dimensions, parameters counted and claimed, paper."""
-    from mambino.models import list_models
-
-    described = list_models()
-    return tables.show_json(described) if json else tables.show_models(described)
-
-
-@app.command
-def cost(
-    model: str,
-    /,
-    *,
-    size: str,
-    dim: Literal[2, 3] | None = None,
-    channels: int = 1,
-    classes: int = 2,
-    set: Annotated[tuple[str, ...], Parameter(name="--set")] = (),  # noqa: A002 - the name of the flag
-    measure: bool = False,
-    json: Json = False,
-) -> None:
-    """Count what a network costs for one image: parameters, operations by kind, memory; and what its paper claims.
-
-    Args:
-        model: name of the network.
-        size: of the image, slowest axis first: 512x512, 128x128x128; one number is the side along every axis.
-        dim: number of axes; as many as the size has if not given.
-        channels: of the image.
-        classes: of the masks, background included.
-        set: options of the network, as in --set width=48 depths=2,2,2,2; the paper's values if not given.
-        measure: also run it, forward and then a step of training, and measure the peak of memory; on Linux.
-        json: print the counts as JSON.
-    """
-    from mambino.models.cost import cost as count_cost
-
-    sides, options = _sides(size, dim), network_options(set)
-    counted = count_cost(model, sides, channels=channels, classes=classes, options=options, measure=measure)
-    return tables.show_json(counted) if json else tables.show_cost(counted)
-
-
-@app.command
-def convert(
-    file: Path,
-    /,
-    *,
-    output: Path,
-    model: str | None = None,
-    entry: str | None = None,
-    json: Json = False,
-) -> None:
-    """Turn a checkpoint that authors published, or that nnU-Net trained, into a bundle; runs nothing that it holds.
-
-    Args:
-        file: a checkpoint of torch or a .safetensors file; or a folder of nnU-Net with one trained fold.
-        output: the bundle, a .safetensors file.
-        model: the network that it must be; recognised if not given.
-        entry: of the file, where it holds several networks: model, model_ema.
-        json: print what came of it as JSON.
-    """
-    from mambino.weights.conversion import convert as convert_weights
-
-    made = convert_weights(file, output, model=model, entry=entry)
-    return tables.show_json(made) if json else tables.show_conversion(made)
-
-
-@app.command
-def weights(*, json: Json = False) -> None:
-    """List the weights that authors published: where to get them, licence, what is claimed and what we measured."""
-    from mambino.weights.published import list_weights
-
-    published = list_weights()
-    return tables.show_json(published) if json else tables.show_weights(published)
-
-
-@app.command
-def info(file: Path, /, *, json: Json = False) -> None:
-    """Say what a bundle holds: network, data, labels, score and origin; loads no weights."""
-    from mambino.weights.bundle import info as bundle_info
-
-    header = bundle_info(file)
-    return tables.show_json(header) if json else tables.show_bundle(header)
-
-
-@app.command
-def doctor(*, json: Json = False) -> None:
-    """Show what can run here: devices, the path each operator takes and how fast, memory, versions."""
-    from mambino.diagnosis import doctor as examine
-
-    examined = examine()
-    if json:
-        return tables.show_json(examined)
-    console.table(["", ""], [*examined.versions.items(), *examined.machine.items()])
-    rows = [(p.operator, p.device, p.path, "yes" if p.used else "", p.milliseconds, p.note) for p in examined.paths]
-    return console.table(["operator", "device", "path", "used", "ms", ""], rows)
-
-
 def _complain_of(cases: tuple[str, ...], what: str) -> int:
     if not cases:
         return 0
@@ -378,12 +300,5 @@ def _print_path(path: Path | tuple[Path, ...], json: bool, what: str) -> None:
     return console.say(f"{what}: {path}" if isinstance(path, Path) else "\n".join([f"{what}:", *map(str, path)]))
 
 
-def _sides(text: str, dim: int | None) -> tuple[int, ...]:
-    """Read a size: numbers with x between them, or one number for all axes."""
-    parts = text.lower().split("x")
-    if not all(part.isdecimal() for part in parts):
-        raise OptionError(f"a size is numbers with x between them, got {text!r}", hint="as in --size 512x512")
-    sides = tuple(map(int, parts)) * (dim if dim and len(parts) == 1 else 1)
-    if dim and len(sides) != dim:
-        raise OptionError(f"--size {text} has {len(sides)} axes, but --dim is {dim}", hint="leave out --dim")
-    return sides
+for command in (models, cost, convert, weights, info, doctor):
+    app.command(command)

@@ -8,13 +8,12 @@ from mambino.cli import console
 
 if TYPE_CHECKING:
     from mambino.core.best import Best
+    from mambino.core.calibration import Calibration
     from mambino.core.findings import Findings
-    from mambino.core.provenance import Provenance
     from mambino.core.report import Choice, Report, Statistic
     from mambino.models.claims import Claim
     from mambino.models.cost import Cost
     from mambino.models.descriptions import Description
-    from mambino.weights.bundle import BundleHeader
     from mambino.weights.conversion import Conversion
     from mambino.weights.initialisation import Initialisation
     from mambino.weights.published import Published
@@ -135,29 +134,19 @@ def _interval(found: "Statistic") -> str:
     return "-" if found.low is None or found.high is None else f"{found.low:.4f} to {found.high:.4f}"
 
 
-def show_bundle(header: "BundleHeader") -> None:
-    """Print what a bundle says of itself."""
-    config, origin = header.config, header.provenance
+def show_calibration(found: "Calibration") -> None:
+    """Print what held-out cases have taught of a network's probabilities."""
     rows = [
-        ("network", f"{config.network.name}, {config.dim}D"),
-        ("options", ", ".join(f"{k}={v}" for k, v in config.network.options.items())),
-        ("parameters", f"{header.parameters:,}"),
-        ("channels", ", ".join(header.channels)),
-        ("labels", ", ".join(header.labels.names)),
-        ("spacing", joined(config.spacing)),
-        ("patch", joined(config.patch)),
-        ("trained on", _training(origin)),
-        ("validation Dice", "-" if origin.score is None else f"{origin.score:.4f}"),
-        ("made with", ", ".join(f"{k} {v}" for k, v in origin.versions.items())),
+        ("cases", found.cases, "held out"),
+        ("Dice", found.dice, "mean, on the prepared grid"),
+        ("expected Dice", found.expected_dice, "mean, by the probabilities"),
+        ("likelihood", f"{found.nll_before:.5f} to {found.nll_after:.5f}", "negative log, a voxel, by the temperature"),
+        ("threshold", found.threshold, "of the expected Dice: what is below is not to be trusted"),
+        ("margin", found.margin, "by which nine in ten cases fell short at most"),
     ]
-    console.table(["", ""], rows)
-
-
-def _training(origin: "Provenance") -> str:
-    """Say what weights were learnt from, or which checkpoint they are from."""
-    if origin.source:
-        return f"{origin.dataset or 'not stated'}; converted from {origin.source}, licence {origin.licence}"
-    return f"{origin.dataset}, {origin.cases} cases, {origin.steps} steps, {console.duration(origin.seconds)}"
+    console.table(["", "", ""], rows)
+    if found.threshold is None:
+        console.say("too few cases to learn when not to trust a prediction")
 
 
 def show_models(described: "tuple[Description, ...]") -> None:

@@ -18,7 +18,12 @@ def _with_setbacks(state: Facts) -> Facts:
     return {**state, "numbers": {**state["numbers"], "setbacks": 0}}
 
 
-STEPS: Mapping[str, tuple[Callable[[Facts], Facts], ...]] = {"state": (_with_setbacks,)}
+def _with_scaler(state: Facts) -> Facts:
+    """State 2 to 3: losses may be scaled, which no run of before did."""
+    return {**state, "scaler": {}}
+
+
+STEPS: Mapping[str, tuple[Callable[[Facts], Facts], ...]] = {"state": (_with_setbacks, _with_scaler)}
 """By the name of what is written, the steps from format 1 to 2, from 2 to 3 and so on."""
 
 

@@ -16,6 +16,22 @@ Progress = Callable[[int, int, str], None]
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
+Tracker = Literal["tensorboard", "mlflow", "wandb"]
+
+RecipeName = Literal[
+    "default",
+    "lightm_unet",
+    "vm_unet",
+    "swin_umamba",
+    "umamba",
+    "nnunet",
+    "segresnet",
+    "unetr",
+    "swin_unetr",
+    "swin_unet",
+]
+"""A way to train; `training.recipes` has them."""
+
 
 def silent(done: int, total: int, what: str) -> None:
     """Show nothing: the progress of whoever does not ask for it."""
@@ -86,15 +102,22 @@ class TrainOptions:
         minutes: fit the schedule to this time (of training, validation included); of each fold.
         patience: stop when validation has not improved for so many epochs; 0 never does.
         validate_every: epochs between validations on whole cases; 0 chooses by the length of the run.
-        precision: "auto" takes bf16 where the processor or GPU gains from it.
+        recipe: how to learn: as the plan has it ("default"), or as a published network was trained.
+        set: values of the recipe to change, as in "--set rate=0.01 augmentation=light average=0" after the folder.
+        loss: terms of the loss with their weights, as in "--loss dice=1 ce=1 cldice=0.5"; the recipe's if not given.
+        class_weights: weights of structures in the loss, as in "--class-weights tumour=3"; 1 for the others.
+        precision: "auto" takes bf16 where the processor or GPU gains from it; "fp16" scales the loss.
+        checkpointing: keep fewer intermediate results and compute them again: less memory, a third more time.
+        compile: compile the network with torch.compile first; needs a C++ compiler on processors.
         device: where to train.
         threads: of the processor; 0 takes all.
+        log_to: trackers that get what log.jsonl gets, as in "--log-to tensorboard mlflow"; each is an extra.
         resume: go on with the run from where it stopped.
         init: start from the weights of this bundle: of the same network for other labels or channels, or of a VMamba
             for the networks that are built on it.
         init_slip: take one tensor more into Swin-UMamba, the bias of the norm of the patch embedding, as its
             authors' code does by a slip.
-        freeze_encoder: epochs for which the encoder learns nothing.
+        freeze_encoder: epochs for which the encoder learns nothing; with --init as the recipe says if not given.
     """
 
     config: str | None = None
@@ -106,13 +129,20 @@ class TrainOptions:
     minutes: Annotated[float, Gt(0)] | None = None
     patience: Annotated[int, Ge(0)] = 0
     validate_every: Annotated[int, Ge(0)] = 0
-    precision: Literal["auto", "float32", "bf16"] = "auto"
+    recipe: RecipeName = "default"
+    set: tuple[str, ...] = ()
+    loss: tuple[str, ...] = ()
+    class_weights: tuple[str, ...] = ()
+    precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
+    checkpointing: bool = False
+    compile: bool = False
     device: Device = "auto"
     threads: Annotated[int, Ge(0)] = 0
+    log_to: tuple[Tracker, ...] = ()
     resume: bool = False
     init: Path | None = None
     init_slip: bool = False
-    freeze_encoder: Annotated[int, Ge(0)] = 0
+    freeze_encoder: Annotated[int, Ge(0)] | None = None
 
 
 @record
@@ -249,6 +279,19 @@ class BestOptions:
 
 
 @record
+class CalibrateOptions:
+    """Options of `calibrate`.
+
+    Attributes:
+        device: where to compute.
+        threads: of the processor; 0 takes all.
+    """
+
+    device: Device = "auto"
+    threads: Annotated[int, Ge(0)] = 0
+
+
+@record
 class RunOptions:
     """Options of `run`, the whole path.
 
@@ -276,8 +319,12 @@ class RunOptions:
     mirror: bool = False
 
 
-def network_options(words: tuple[str, ...]) -> dict[str, Value]:
+def named_values(words: tuple[str, ...], flag: str = "set", example: str = "depths=2,2,2,2") -> dict[str, Value]:
     """Read name=value: numbers, several with commas between them, lists in brackets for each axis, or text.
+
+    Args:
+        words: what stands after the flag.
+        flag, example: for the message.
 
     Raises:
         OptionError: a word is no name=value.
@@ -292,5 +339,5 @@ def network_options(words: tuple[str, ...]) -> dict[str, Value]:
 
     wrong = [word for word in words if not all(word.partition("="))]
     if wrong:
-        raise OptionError(f"--set takes name=value, got {wrong[0]!r}", hint="as in --set depths=2,2,2,2")
+        raise OptionError(f"--{flag} takes name=value, got {wrong[0]!r}", hint=f"as in --{flag} {example}")
     return {name: value(text) for name, _, text in (word.partition("=") for word in words)}

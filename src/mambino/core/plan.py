@@ -6,6 +6,7 @@ from typing import Literal
 
 from mambino.core.grid import directions
 from mambino.core.labels import Labels
+from mambino.core.recipe import Recipe
 from mambino.core.records import read, record
 from mambino.errors import DataError, OptionError
 
@@ -92,48 +93,6 @@ class Resample:
         for name in ("image_order", "label_order", "separate_order"):
             if getattr(self, name) not in range(4):
                 raise OptionError(f"{name} must be 0 to 3, got {getattr(self, name)}")
-
-
-@record
-class Recipe:
-    """How the network is trained; every value follows from the budget.
-
-    Attributes:
-        optimiser: "sgd" is Nesterov with momentum 0.99.
-        rate: peak learning rate.
-        schedule: "poly" has exponent 0.9; "cosine" ends at zero.
-        warmup: share of all steps over which the rate rises from zero.
-        epochs, steps: length, where no time budget is given: epochs of so many steps each.
-        foreground: share of patches that are centred on a structure.
-        augmentation: "full" is nnU-Net's list; "light" leaves the spatial and blurring ones out for short runs.
-        deep_supervision: learn from the coarser scales of the network too, where it has them.
-        clip: largest gradient norm.
-    """
-
-    optimiser: Literal["sgd", "adamw"] = "adamw"
-    rate: float = 1e-3
-    weight_decay: float = 1e-2
-    schedule: Literal["poly", "cosine"] = "cosine"
-    warmup: float = 0.0
-    epochs: int = 100
-    steps: int = 50
-    foreground: float = 0.33
-    augmentation: Literal["full", "light", "none"] = "full"
-    deep_supervision: bool = True
-    clip: float = 12.0
-
-    def __post_init__(self) -> None:
-        for name, fits, words in (
-            ("rate", 0 < self.rate < inf, "above 0"),
-            ("weight_decay", 0 <= self.weight_decay < inf, "0 or more"),
-            ("warmup", 0 <= self.warmup < 1, "a share, at least 0 and below 1"),
-            ("epochs", self.epochs >= 1, "at least 1"),
-            ("steps", self.steps >= 1, "at least 1"),
-            ("foreground", 0 <= self.foreground <= 1, "a share, 0 to 1"),
-            ("clip", self.clip > 0, "above 0"),
-        ):
-            if not fits:
-                raise OptionError(f"{name} must be {words}, got {getattr(self, name)}")
 
 
 @record

@@ -5,7 +5,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar, dataclass_transform
@@ -21,7 +21,7 @@ _LONGEST = 60  # characters of a value in a message
 _NO_VALUE = {"missing", "unexpected_keyword_argument", "value_error", "json_invalid"}  # said in full by their text
 
 
-@dataclass_transform(frozen_default=True, kw_only_default=True)
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
 def record(cls: type[T]) -> type[T]:
     """Make `cls` a frozen, keyword-only dataclass that refuses unknown keys when read."""
     cls = dataclass(frozen=True, slots=True, kw_only=True)(cls)

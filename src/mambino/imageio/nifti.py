@@ -72,8 +72,10 @@ def read(path: Path, *, declared: bool = False, room: Room | None = None) -> Ima
     return Image(array, _grid(header, space, path))
 
 
-def write(path: Path, array: NDArray[np.generic], grid: Grid, like: Path | None = None) -> None:
+def write(path: Path, array: NDArray[Any], grid: Grid, like: Path | None = None, *, slope: float | None = None) -> None:
     """Write [*s] voxels, or [k, *s] channels along a fourth axis, on `grid` or exactly as `like` lies.
+
+    With a slope, what is stored are the nearest whole multiples of it, 0 to 65535.
 
     Raises:
         DataError: `like` has another shape.
@@ -85,17 +87,24 @@ def write(path: Path, array: NDArray[np.generic], grid: Grid, like: Path | None 
     if array.ndim > grid.dim:
         dims += [1] * (3 - len(dims)) + [array.shape[0]]
     header["dim"] = [len(dims), *dims, *[1] * (7 - len(dims))]
-    header.set_data_dtype(array.dtype)
-    header["scl_slope"], header["scl_inter"] = 1, 0
+    header.set_data_dtype(array.dtype if slope is None else np.uint16)
+    header["scl_slope"], header["scl_inter"] = slope or 1, 0
     header["magic"] = header.single_magic
     header.set_data_offset(header.single_vox_offset)
     packed = isal_zlib.compressobj(_LEVEL, wbits=31) if path.name.lower().endswith(".gz") else None
     voxels = array.reshape(-1, *array.shape[-2:])
     with replacing(path) as part, part.open("wb") as file:
         for piece in (header.binaryblock + b"\0\0\0\0", *(rows for rows in slabs(voxels.shape))):
-            data = piece if isinstance(piece, bytes) else np.ascontiguousarray(voxels[piece]).tobytes()
+            data = piece if isinstance(piece, bytes) else _stored(voxels[piece], slope)
             file.write(packed.compress(data) if packed else data)
         file.write(packed.flush() if packed else b"")
+
+
+def _stored(voxels: NDArray[Any], slope: float | None) -> bytes:
+    """Return the bytes of some voxels."""
+    if slope is not None:
+        voxels = np.rint(voxels / np.float64(slope)).astype(np.uint16)
+    return np.ascontiguousarray(voxels).tobytes()
 
 
 def shape_of(path: Path) -> tuple[int, ...]:

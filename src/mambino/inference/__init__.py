@@ -16,6 +16,7 @@ from mambino.core.options import PredictOptions, Progress, silent
 from mambino.core.provenance import versions
 from mambino.core.records import checked, replacing, write
 from mambino.core.scratch import Room, in_memory, on_disk
+from mambino.core.threads import limited
 from mambino.errors import DataError, Error, OptionError
 from mambino.imageio import SUFFIXES, suffix
 from mambino.imageio.dicom.concepts import read_codes
@@ -188,7 +189,8 @@ def _doubted(
 
     found = maps((shares(mean([slabs], [heat])) for slabs, heat in zip(kept, temperatures, strict=True)), labels)
     mask = cleaned(restore(lambda _: together, prepared, labels, config), options)
-    return Result(given, mask, shares(together) if options.probabilities else None, found)
+    unsure = doubt(found, mask, [bundle.calibration for bundle in ensemble])
+    return Result(given, mask, shares(together) if options.probabilities else None, found, unsure)
 
 
 @contextmanager
@@ -222,7 +224,7 @@ def _saved(
                 sha256=digest_of([part]),
                 image=image_digest(case),
                 made_by=now.made_by,
-                doubt=doubt(result.maps, result.segmentation) if result.maps else None,
+                doubt=result.doubt,
             )
             keep_record(entry)
     except DataError as error:
@@ -273,6 +275,7 @@ def threads(count: int) -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(count or cores())
     try:
-        yield
+        with limited(count):
+            yield
     finally:
         torch.set_num_threads(before)

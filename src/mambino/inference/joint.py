@@ -19,9 +19,10 @@ from mambino.inference.cleaning import cleaned
 from mambino.inference.ensemble import logits
 from mambino.inference.memory import allowance, parts_of
 from mambino.inference.results import Result
-from mambino.inference.uncertainty import maps
+from mambino.inference.uncertainty import doubt, maps
 from mambino.ops.windows import Slab, Span
-from mambino.preprocessing.case import likeliest, prepare, restore_scores
+from mambino.preprocessing.case import prepare, restore_scores
+from mambino.preprocessing.reduction import likeliest, mean_of
 from mambino.weights.bundle import Bundle, digest
 
 Shares = NDArray[np.float32]
@@ -90,6 +91,9 @@ def segment_jointly(
     given = read_input(case, first.channels, "the bundle takes", series=options.series, headers=headers, room=room)
     shares = [probabilities(given.image, bundles, options, device, room) for bundles in groups]
     mask = cleaned(likeliest(shares, given.image.grid, first.labels, room=room or in_memory), options)
-    found = maps(shares, first.labels) if options.uncertainty else None
-    mean = sum(shares[1:], shares[0].copy()) / np.float32(len(shares)) if options.probabilities else None
-    return Result(given, mask, mean, found)
+    mean = mean_of(shares) if options.probabilities else None
+    if not options.uncertainty:
+        return Result(given, mask, mean)
+    found = maps(shares, first.labels)
+    unsure = doubt(found, mask, [bundle.calibration for bundles in groups for bundle in bundles])
+    return Result(given, mask, mean, found, unsure)

@@ -23,11 +23,15 @@ class Doubt:
         entropy: mean over the mask, or over the image where the mask is empty (nats).
         mutual_information: the same mean of what is disagreement between members; None of one member (nats).
         expected_dice: the Dice that the probabilities expect, the mean over the structures found; None if none is.
+        dice_at_least: of nine in ten cases like those the bundle was calibrated on; None where it was not.
+        trusted: whether the expected Dice reaches that of nine in ten of those cases; None where it was not calibrated.
     """
 
     entropy: float
     mutual_information: float | None = None
     expected_dice: float | None = None
+    dice_at_least: float | None = None
+    trusted: bool | None = None
 
 
 @record
@@ -86,6 +90,11 @@ class Predictions:
     def failed(self) -> tuple[str, ...]:
         """Names of the cases that have no mask because something is wrong with them."""
         return tuple(entry.case for entry in self.entries if entry.status == "failed")
+
+    @property
+    def doubtful(self) -> tuple[str, ...]:
+        """Names of the cases whose masks are not to be trusted, by what held-out cases have taught."""
+        return tuple(entry.case for entry in self.entries if entry.doubt and entry.doubt.trusted is False)
 
     @property
     def made_by(self) -> str:

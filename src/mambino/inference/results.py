@@ -17,7 +17,7 @@ from mambino.imageio import mask_suffix, write_labels, write_scores
 from mambino.imageio.dicom.rtstruct import write_rtstruct
 from mambino.imageio.dicom.seg import write_seg
 from mambino.imageio.inputs import Input
-from mambino.inference.ledger import Predictions
+from mambino.inference.ledger import Doubt, Predictions
 from mambino.inference.uncertainty import Maps
 
 ENDINGS = {"seg": ".seg.dcm", "seg-labelmap": ".seg.dcm", "rtstruct": ".rtstruct.dcm"}
@@ -32,6 +32,7 @@ class Result:
     segmentation: Segmentation
     scores: NDArray[np.float32] | None
     maps: Maps | None = None
+    doubt: Doubt | None = None
 
 
 def write_result(part: Path, mask: Path, result: Result, case: Case, now: Predictions) -> None:

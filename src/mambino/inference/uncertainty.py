@@ -1,19 +1,20 @@
 """How sure a prediction is, voxel by voxel and for a whole case.
 
 Entropy and mutual information over the members of an ensemble, as in Gal, "Uncertainty in Deep Learning" (2016),
-section 3.3; the expected Dice from probabilities alone, as in Li et al., "Estimating model performance under domain
-shifts with class-specific confidence scores" (MICCAI 2022).
+section 3.3.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mambino.core.calibration import Calibration
 from mambino.core.image import Segmentation
 from mambino.core.labels import Labels
 from mambino.inference.ledger import Doubt
+from mambino.metrics.expected import expected_dice
 
 Floats = NDArray[np.float32]
 
@@ -64,31 +65,35 @@ def entropy_of(probabilities: Floats, labels: Labels) -> Floats:
     return total
 
 
-def doubt(found: Maps, segmentation: Segmentation) -> Doubt:
-    """Return the uncertainty of a case in a few numbers; means are over the mask, or the image where it is empty."""
+def doubt(found: Maps, segmentation: Segmentation, learnt: Sequence[Calibration | None] = ()) -> Doubt:
+    """Return the uncertainty of a case in a few numbers; means are over the mask, or the image where it is empty.
+
+    Args:
+        found: of the case.
+        segmentation: its mask.
+        learnt: of each bundle that has made it. Where all were calibrated, the strictest threshold and margin are
+            taken: those of the members, since an ensemble was not measured on held-out cases.
+    """
+    labels = segmentation.labels
+    channels = found.probabilities if labels.has_regions else found.probabilities[1:]
+    expected = expected_dice(channels, [np.isin(segmentation.array, group) for group in labels.names.values()])
+    threshold = _strictest([c.threshold if c else None for c in learnt])
+    margin = _strictest([c.margin if c else None for c in learnt])
     inside = segmentation.array > 0
     where = inside if inside.any() else np.ones_like(inside)
     shared = found.mutual_information
     return Doubt(
         entropy=round(float(found.entropy[where].mean(dtype=np.float64)), 6),
         mutual_information=None if shared is None else round(float(shared[where].mean(dtype=np.float64)), 6),
-        expected_dice=expected_dice(found.probabilities, segmentation),
+        expected_dice=expected,
+        dice_at_least=None if margin is None or expected is None else round(max(0.0, expected - margin), 6),
+        trusted=None if threshold is None else (expected or 0.0) >= threshold,
     )
 
 
-def expected_dice(probabilities: Floats, segmentation: Segmentation) -> float | None:
-    """Return the Dice that probabilities [k, *s] expect of a mask, the mean over the structures that it has.
-
-    2 sum(p m) / (sum(p) + sum(m)) for each structure. None where the mask is empty.
-    """
-    labels, values = segmentation.labels, []
-    channels = probabilities if labels.has_regions else probabilities[1:]
-    for numbers, channel in zip(labels.names.values(), channels, strict=True):
-        mask = np.isin(segmentation.array, numbers)
-        if size := int(mask.sum()):
-            hit, all_of_it = channel[mask].sum(dtype=np.float64), channel.sum(dtype=np.float64)
-            values.append(2 * hit / (all_of_it + size))
-    return round(float(np.mean(values)), 6) if values else None
+def _strictest(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return max(known) if known and len(known) == len(values) else None
 
 
 def _surprise(share: Floats) -> Floats:

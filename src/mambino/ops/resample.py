@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from mambino.core.scratch import Room, in_memory
+from mambino.core.threads import shared
 from mambino.errors import OptionError, ShapeError
 from mambino.ops.splines import Array, Matrix, Part, resize_axes, resize_first, resize_plane, spline, whole
 from mambino.ops.windows import Slab, Span
@@ -344,8 +345,15 @@ def _brick(pending: Slab, low: int, high: int, first: Matrix | None, plane: Sequ
     parts = [Part(first, start, (low, high)), *plane]
     shape = [part.rows[1] - part.rows[0] if part.matrix else n for n, part in zip(scores.shape[2:], plane, strict=True)]
     out = xp.empty((scores.shape[0], high - low, *shape), dtype=xp.float32, device=device(scores))
-    for number in range(scores.shape[0]):
+
+    def resize_class(number: int) -> None:
         out[number] = resize_axes(scores[number], parts)
+
+    if is_numpy_array(scores):
+        shared(resize_class, range(scores.shape[0]))
+    else:
+        for number in range(scores.shape[0]):
+            resize_class(number)
     return out
 
 

@@ -2,7 +2,7 @@
 
 import math
 
-from mambino.core.plan import Recipe
+from mambino.core.recipe import Recipe
 from mambino.planning.budget import Budget
 from mambino.planning.networks import DEEP, STAGED
 from mambino.planning.sizing import SLOW_SCAN, Fit, Problem

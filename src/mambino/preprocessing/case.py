@@ -11,7 +11,7 @@ from math import prod
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace, device, to_device
+from array_api_compat import device, to_device
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -24,6 +24,7 @@ from mambino.errors import DataError, ShapeError
 from mambino.ops.resample import inputs_of, resize, resize_labels, resize_scores
 from mambino.ops.windows import Slab, Span
 from mambino.preprocessing.intensity import normalise
+from mambino.preprocessing.reduction import largest, painted, reduce_scores, sigmoid, smallest_type, softmax
 
 Run = Callable[[Span | None], Iterable[Slab]]
 """Gives logits of consecutive rows, over a span of all other axes of the prepared grid; of all where it is None."""
@@ -143,13 +144,16 @@ def restore(
     Raises:
         ShapeError: the slabs do not make up the prepared grid, or their number of classes is not that of `labels`.
     """
-    box = room(prepared.cropped.shape, _smallest_type(labels))
+    box = room(prepared.cropped.shape, smallest_type(labels))
     spans: Sequence[Span | None] = parts or [None]
     for part in spans:
         for slab in _image_scores(run, prepared, labels, config, part):
-            numbers = _painted(slab.scores, labels) if labels.has_regions else _largest(slab.scores, labels)
-            place = (slice(slab.start, slab.start + len(numbers)), *(slice(*span) for span in part or ()))
-            box[place] = np.asarray(to_device(numbers, "cpu"))
+            place = (slice(slab.start, slab.start + slab.scores.shape[1]), *(slice(*span) for span in part or ()))
+            if isinstance(slab.scores, np.ndarray):
+                reduce_scores(slab.scores, labels, box[place])
+            else:
+                numbers = painted(slab.scores, labels) if labels.has_regions else largest(slab.scores, labels)
+                box[place] = np.asarray(to_device(numbers, "cpu"))
     return Segmentation(_unturn(_uncrop(box, prepared, room), prepared, room), prepared.image, labels)
 
 
@@ -182,26 +186,8 @@ def restore_scores(
             scores = np.asarray(to_device(slab.scores, "cpu"))
             rows = slice(slab.start, slab.start + scores.shape[1])
             place = (slice(None), rows, *(slice(*span) for span in part or ()))
-            box[place] = _sigmoid(scores) if labels.has_regions else _softmax(scores)
+            box[place] = sigmoid(scores) if labels.has_regions else softmax(scores)
     return out
-
-
-def likeliest(
-    shares: Sequence[NDArray[np.float32]], grid: Grid, labels: Labels, *, room: Room = in_memory
-) -> Segmentation:
-    """Return the labels of the mean of probabilities [k, *s], as `restore` gives those of logits.
-
-    Args:
-        shares: of the same image, from `restore_scores`; one, or several that are averaged.
-        grid: of the image.
-        labels: what the classes mean; a region is painted where its mean probability is above one half.
-        room: for the mask.
-    """
-    numbers = room(grid.shape, _smallest_type(labels))
-    for rows in slabs(grid.shape):
-        mean = sum(share[:, rows] for share in shares) / np.float32(len(shares))
-        numbers[rows] = _painted(mean - np.float32(0.5), labels) if labels.has_regions else _largest(mean, labels)
-    return Segmentation(numbers, grid, labels)
 
 
 def data_side(config: Config) -> str:
@@ -371,33 +357,3 @@ def _checked(slabs: Iterable[Slab], labels: Labels) -> Iterator[Slab]:
             raise ShapeError(f"there are scores of {slab.scores.shape[0]} classes, but labels of {labels.out_channels}")
         # On the processor numpy multiplies small matrices faster than torch; a GPU keeps its own arrays.
         yield Slab(slab.start, np.asarray(slab.scores)) if str(device(slab.scores)) == "cpu" else slab
-
-
-def _largest(scores: Any, labels: Labels) -> Any:
-    """[k, *s] scores to [*s] numbers of the largest; the smaller number where two are equal."""
-    xp = array_namespace(scores)
-    numbers = xp.asarray([0, *(group[0] for group in labels.names.values())], device=device(scores))
-    return xp.take(numbers, xp.reshape(xp.argmax(scores, axis=0), (-1,)), axis=0).reshape(scores.shape[1:])
-
-
-def _painted(scores: Any, labels: Labels) -> Any:
-    """[k, *s] scores of regions to [*s] numbers, a later region over an earlier one."""
-    xp = array_namespace(scores)
-    numbers = xp.zeros(scores.shape[1:], dtype=xp.int64, device=device(scores))
-    for region, number in zip(scores, labels.paint or (), strict=True):
-        numbers[region > 0] = number
-    return numbers
-
-
-def _smallest_type(labels: Labels) -> type[np.unsignedinteger]:
-    return np.uint8 if max(labels.numbers) < 256 else np.uint16
-
-
-def _softmax(scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    powers = np.exp(scores - scores.max(0))
-    shares: NDArray[np.float32] = powers / powers.sum(0)
-    return shares
-
-
-def _sigmoid(scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    return 0.5 * (1 + np.tanh(0.5 * scores))  # type: ignore[no-any-return]

@@ -26,7 +26,7 @@ from mambino.inference.cleaning import cleaned, voxel_size
 from mambino.inference.joint import probabilities
 from mambino.inference.ledger import digest_of, image_digest
 from mambino.metrics import overlap
-from mambino.preprocessing.case import likeliest
+from mambino.preprocessing.reduction import likeliest
 from mambino.selection.entrants import Entrant
 from mambino.selection.postprocessing import Way
 from mambino.weights.bundle import Bundle, digest, load

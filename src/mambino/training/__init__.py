@@ -5,7 +5,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,17 +19,20 @@ from mambino.core.records import checked, write
 from mambino.errors import MambinoWarning
 from mambino.models import build
 from mambino.nn.device import choose_device, keep_allocations
+from mambino.nn.rewiring import checkpoint, compile_methods
 from mambino.training.augmentation import augmentation
 from mambino.training.choosing import check_network, choose_config
 from mambino.training.divergence import DivergedError
 from mambino.training.freezing import check_encoder
 from mambino.training.interrupt import Stopped, after_the_step
 from mambino.training.loop import Course, Epoch, epochs, finished
-from mambino.training.material import Material, material
+from mambino.training.material import Material, images, material
 from mambino.training.precision import Precision, choose_precision
+from mambino.training.recipes import chosen_recipe
 from mambino.training.runs import (
     Folder,
     Run,
+    as_before,
     bundle,
     check_same,
     ended,
@@ -41,7 +44,8 @@ from mambino.training.runs import (
     ship,
 )
 from mambino.training.sampling import held, patches
-from mambino.training.state import State, has_state, optimiser, save_state
+from mambino.training.state import State, has_state, optimiser, save_state, scaler
+from mambino.training.tracking import tracked
 from mambino.weights.bundle import load, save
 from mambino.weights.initialisation import Initialisation, initialise
 
@@ -91,14 +95,14 @@ def train(
     options = checked(options)
     if options.fold != "all-folds":
         return train_fold(work, options, on_epoch=on_epoch, on_init=on_init)
-    plan = read_plan(work)
-    name = choose_config(plan, options.config, options.model)
+    name = choose_config(read_plan(work), options.config, options.model)
     made = []
     for fold in range(options.folds):
         one, folder = replace(options, fold=fold), Folder(work / "runs" / f"{name}-{fold}")
         on_fold(folder.path.name, fold, options.folds)
-        complete = ended(folder, one, plan.config(name))
-        made.append(folder.model if complete else train_fold(work, one, on_epoch=on_epoch, on_init=on_init))
+        if ended(folder, one):  # looked at all the same, so that folds of one network stay together
+            one = replace(one, resume=True, log_to=())
+        made.append(train_fold(work, one, on_epoch=on_epoch, on_init=on_init))
     return tuple(made)
 
 
@@ -142,25 +146,29 @@ def train_fold(
     config, folder = plan.config(name), Folder(work / "runs" / f"{name}-{options.fold}")
     check_network(config, name, str(work / "plan.json"))
     old = previous(folder, options)
+    options = as_before(options, old)
     cases = material(work, config, options)
+    recipe = chosen_recipe(config, plan.labels, images(cases.training, config), options)
+    config = replace(config, recipe=recipe)
     with _prepared_torch(options) as device:
         network = build(config.network)
-        check_encoder(network, config.network.name, options.freeze_encoder)
+        check_encoder(network, config.network.name, options.freeze_encoder or 0)
         started = None if old else _started(network, plan, config, options)
         network.to(device)
         run = _run(name, config, cases, options, choose_precision(_asked(options, old), device, network, config))
         if old:
             check_same(old, run, folder)
-        state = _state(network, config)
+        state = _state(network, run, device)
         open_run(folder, run, old, state)
         if started:
             write(started, folder.init)
             on_init(started)
-        course = _course(plan, run, cases, Precision(device, run.precision))
+        course = _course(plan, run, cases, Precision(device, run.precision), pretrained=folder.init.exists())
         state.seconds += time.perf_counter() - began
-        with after_the_step() as check:
+        told = tracked(options.log_to, folder.path, f"{plan.dataset} {folder.path.name}", _facts(run))
+        with after_the_step() as check, told as tell:
             if not finished(state):
-                _train(state, course, folder, plan, run, on_epoch=on_epoch, check=check)
+                _train(state, course, folder, plan, run, on_epoch=on_epoch, tell=tell, check=check)
             elif not folder.model.exists():
                 ship(folder, early=False)
     return folder.model
@@ -174,6 +182,7 @@ def _train(
     run: Run,
     *,
     on_epoch: Callable[[Epoch], None],
+    tell: Callable[[Epoch], None],
     check: Callable[[], None],
 ) -> None:
     """Run the loop: log, keep the best, save, stop early."""
@@ -183,6 +192,7 @@ def _train(
     try:
         for epoch in _guarded(state, course, folder, check):
             log(epoch, folder)
+            tell(epoch)
             score = epoch.dice
             if epoch.improved:
                 save(bundle(state, plan, run, score), folder.best)
@@ -226,7 +236,7 @@ def _started(network: nn.Module, plan: Plan, config: Config, options: TrainOptio
     return initialise(network, config.network, load(options.init), plan.labels, slip=options.init_slip)
 
 
-def _asked(options: TrainOptions, old: Run | None) -> Literal["auto", "float32", "bf16"]:
+def _asked(options: TrainOptions, old: Run | None) -> Literal["auto", "float32", "bf16", "fp16"]:
     """Return the precision asked for; a run that goes on keeps the one it has chosen."""
     return old.precision if old and options.precision == "auto" else options.precision
 
@@ -242,27 +252,51 @@ def _run(name: str, config: Config, cases: Material, options: TrainOptions, prec
     )
 
 
-def _state(network: nn.Module, config: Config) -> State:
-    average = copy.deepcopy(network).requires_grad_(False)
-    return State(network=network, average=average, optimiser=optimiser(network, config.recipe))
-
-
-def _course(plan: Plan, run: Run, cases: Material, precision: Precision) -> Course:
+def _facts(run: Run) -> dict[str, object]:
+    """Return what trackers are told of a run: plain values, no path and no name of a case."""
     options, config = run.options, run.config
+    return {
+        "configuration": run.name,
+        "network": config.network.name,
+        "network_options": config.network.options,
+        "precision": run.precision,
+        "training_cases": len(run.training),
+        "held_out_cases": len(run.held_out),
+        "patch": config.patch,
+        "batch": config.batch,
+        "spacing": config.spacing,
+        "recipe": asdict(config.recipe),
+        **{name: getattr(options, name) for name in ("fold", "folds", "seed", "epochs", "minutes")},
+    }
+
+
+def _state(network: nn.Module, run: Run, device: torch.device) -> State:
+    average = copy.deepcopy(network).requires_grad_(False)
+    if run.options.checkpointing:
+        checkpoint(network)
+    if run.options.compile:
+        compile_methods(network)
+    rule = optimiser(network, run.config.recipe)
+    return State(network=network, average=average, optimiser=rule, scaler=scaler(device, run.precision))
+
+
+def _course(plan: Plan, run: Run, cases: Material, precision: Precision, *, pretrained: bool) -> Course:
+    options, config = run.options, run.config
+    freeze = config.recipe.freeze if pretrained else 0
     channels = config.network.in_channels
     training, held_out = held(cases.training, channels), held(cases.held_out, channels)
     return Course(
         config=config,
         labels=plan.labels,
         precision=precision,
-        patches=patches(training, config, plan.labels, augmentation(config, plan.labels), options.seed),
+        patches=patches(training, config, plan.labels, augmentation(config, plan.labels, options.seed), options.seed),
         held_out=held_out,
         epochs=options.epochs,
         budget=60 * options.minutes if options.minutes else None,
         validate_every=options.validate_every,
         patience=options.patience,
         workers=_workers(precision.device),
-        frozen=options.freeze_encoder,
+        frozen=freeze if options.freeze_encoder is None else options.freeze_encoder,
     )
 
 

@@ -1,8 +1,15 @@
 """Random changes of patches that leave the anatomy what it is: turned, scaled, mirrored, other intensities.
 
-The list and the numbers of nnU-Net (batchgeneratorsv2), on tensors. The order is: where to read
-(`spatial_matrix`, before anything is read), `warp`, `mirror`, intensities. Every draw comes from the
-generator that is passed in.
+The list and the numbers of nnU-Net (batchgeneratorsv2), and those of VM-UNet, on tensors. The order is: where to read
+(`spatial_matrix`, before anything is read), `warp`, `quarter_turn`, `mirror`, intensities. Every draw comes from the
+generator that is passed in. The kinds of a recipe:
+
+- "full": nnU-Net's list; a plan that mirrors along no axis limits rotations, and paired organs change their numbers.
+- "nnunet": the same as nnU-Net has it, mirrored along all axes whatever the plan says, no numbers exchanged.
+- "light": the cheap part of it.
+- "isic": VM-UNet's for skin lesions: flips, and for half of the patches one angle that is drawn once a run.
+- "synapse": TransUNet's, Swin-Unet's and VM-UNet's for slices: half are turned by quarters and flipped, half of the
+  others turned by up to 20 degrees.
 """
 
 from collections.abc import Sequence
@@ -16,6 +23,7 @@ from torch import Generator, Tensor
 
 from mambino.core.labels import Labels
 from mambino.core.plan import Config
+from mambino.core.recipe import Changes
 from mambino.errors import OptionError
 from mambino.training.intensity import FULL, LIGHT, Change, below, uniform
 
@@ -33,6 +41,7 @@ class Turn:
         scale: probability of scaling.
         smallest, largest: how much larger structures may become.
         plane: the axes that take part: (0, 1), (1, 2) or (0, 1, 2).
+        fixed: turn by this angle alone (radians), not by any up to `angle`.
     """
 
     rotate: float
@@ -41,6 +50,7 @@ class Turn:
     smallest: float
     largest: float
     plane: tuple[int, ...]
+    fixed: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,6 +64,7 @@ class Augmentation:
         swap_axis: mirroring along it exchanges the label numbers of paired organs by `swap`.
         swap: new number of each label number.
         intensity: changes of intensity with their probabilities.
+        quarters: probability of a turn by quarters and a flip along one of two axes, in place of `turn`.
     """
 
     turn: Turn | None
@@ -62,18 +73,22 @@ class Augmentation:
     swap_axis: int | None
     swap: tuple[int, ...]
     intensity: tuple[tuple[float, Change], ...]
+    quarters: float = 0.0
 
 
-def augmentation(config: Config, labels: Labels) -> Augmentation:
-    """Return what the recipe of a configuration asks for."""
+def augmentation(config: Config, labels: Labels, seed: int = 0) -> Augmentation:
+    """Return what the recipe of a configuration asks for; `seed` is that of the run."""
     kind = config.recipe.augmentation
+    every = tuple(range(config.dim))
+    plan = config.mirror
     return Augmentation(
-        turn=None if kind == "none" else _turn(config, kind),
+        turn=_turn(config, kind, seed),
         spacing=config.spacing,
-        mirror=() if kind == "none" else config.mirror,
-        swap_axis=config.swap_axis,
+        mirror={"full": plan, "light": plan, "nnunet": every, "isic": every, "synapse": (), "none": ()}[kind],
+        swap_axis=None if kind in {"nnunet", "isic"} else config.swap_axis,
         swap=swapped_numbers(labels, config.swap),
-        intensity={"full": FULL, "light": LIGHT, "none": ()}[kind],
+        intensity={"full": FULL, "nnunet": FULL, "light": LIGHT}.get(kind, ()),
+        quarters=0.5 if kind == "synapse" else 0.0,
     )
 
 
@@ -114,7 +129,8 @@ def spatial_matrix(turn: Turn | None, spacing: Sequence[float], generator: Gener
     matrix = torch.eye(len(spacing), dtype=torch.float64)
     if rotate:
         for one, other in _planes(turn.plane):
-            matrix = matrix @ _rotation(len(spacing), one, other, uniform(generator, -turn.angle, turn.angle))
+            angle = uniform(generator, -turn.angle, turn.angle) if turn.fixed is None else turn.fixed
+            matrix = matrix @ _rotation(len(spacing), one, other, angle)
     if scale:
         matrix[list(turn.plane)] /= _zoom(turn, generator)
     size = torch.tensor(spacing, dtype=torch.float64)
@@ -144,6 +160,18 @@ def warp(
     return sample(image, "bilinear"), sample(labels[None].float(), "nearest")[0].to(labels.dtype)
 
 
+def quarter_turn(
+    image: Float[Tensor, "c *s"], labels: Int[Tensor, "*s"], generator: Generator
+) -> tuple[Float[Tensor, "c *s"], Int[Tensor, "*s"]]:
+    """Turn by a random number of quarters in the plane of the last two axes, then flip along one of these.
+
+    A patch that is not square is turned by halves.
+    """
+    step = 1 if labels.shape[-1] == labels.shape[-2] else 2
+    turns, axis = step * int(4 * uniform(generator)), -1 - below(0.5, generator)
+    return torch.rot90(image, turns, (-2, -1)).flip(axis), torch.rot90(labels, turns, (-2, -1)).flip(axis)
+
+
 def mirror(
     image: Float[Tensor, "c *s"], labels: Int[Tensor, "*s"], how: Augmentation, generator: Generator
 ) -> tuple[Float[Tensor, "c *s"], Int[Tensor, "*s"]]:
@@ -165,16 +193,28 @@ def change_intensities(image: Float[Tensor, "c *s"], how: Augmentation, generato
     return image
 
 
-def _turn(config: Config, kind: Literal["full", "light"]) -> Turn:
+def _turn(config: Config, kind: Changes, seed: int) -> Turn | None:
     plane = _plane(config.patch, config.spacing)
+    if kind == "none":
+        return None
+    if kind == "isic":
+        angle = uniform(Generator().manual_seed(seed), 0.0, 2 * pi)
+        return Turn(0.5, pi, 0.0, 1.0, 1.0, plane if len(plane) == 2 else plane[1:], fixed=angle)
+    if kind == "synapse":
+        return Turn(0.5, pi / 9, 0.0, 1.0, 1.0, plane if len(plane) == 2 else plane[1:])
+    return _nnunet_turn(config, kind, plane)
+
+
+def _nnunet_turn(config: Config, kind: Changes, plane: tuple[int, ...]) -> Turn:
     sides = [config.patch[axis] for axis in plane]
     if len(plane) == 3:
-        angle = pi / 6 if kind == "full" else pi / 12
+        angle = pi / 12 if kind == "light" else pi / 6
     else:
         angle = pi if max(sides) <= 1.5 * min(sides) else pi / 12
-        upright = kind == "light" or not config.mirror  # what is never mirrored is not seen upside down either
+        # What is never mirrored is not seen upside down either.
+        upright = kind == "light" or (kind == "full" and not config.mirror)
         angle = min(angle, pi / 6) if upright else angle
-    if kind == "full":
+    if kind != "light":
         return Turn(0.2, angle, 0.2, 0.7, 1.4, plane)
     return Turn(0.3, angle, 0.3, 0.8, 1.25, plane)
 

@@ -15,13 +15,13 @@ class DivergedError(Error):
     """A loss or gradient is not finite."""
 
 
-def diverged(state: State, images: Tensor, precision: Precision, dice: float, entropy: float) -> DivergedError:
-    """Return the error for a loss or gradient that is not finite: which step, which parts, which layer first.
+def diverged(state: State, images: Tensor, precision: Precision, terms: dict[str, float]) -> DivergedError:
+    """Return the error for a loss or gradient that is not finite: which step, which terms, which layer first.
 
     The weights are those before the step: they are finite, and so are those of the last saved state.
     """
-    parts = f"1 - Dice {dice:.4g}, cross-entropy {entropy:.4g}"
-    what = "the gradient" if isfinite(dice) and isfinite(entropy) else "the loss"
+    parts = ", ".join(f"{name} {value:.4g}" for name, value in terms.items())
+    what = "the gradient" if all(map(isfinite, terms.values())) else "the loss"
     place = _first_output(state.network, images, precision) or _first_gradient(state.network)
     return DivergedError(
         f"{what} is not finite at step {state.step + 1} ({parts}); the first value that is not finite is in {place}",

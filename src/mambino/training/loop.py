@@ -1,9 +1,9 @@
 """The loop: steps, validation on whole cases, and one `Epoch` after the other."""
 
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from math import floor, isfinite
+from math import floor, inf, isfinite
 
 import torch
 from torch import Tensor
@@ -14,12 +14,13 @@ from mambino.core.plan import Config
 from mambino.core.records import record
 from mambino.training.divergence import diverged
 from mambino.training.freezing import hold
-from mambino.training.loss import deep_dice_ce
+from mambino.training.loss import Parts, deep_parts
 from mambino.training.precision import Precision
-from mambino.training.sampling import Batch, Readable, stream
+from mambino.training.sampling import Batch, Readable
 from mambino.training.schedule import LEARNT, keeps, rate, settled, steps_that_fit
 from mambino.training.state import State, follow
 from mambino.training.validation import Score, rhythm, spread, validate, windows
+from mambino.training.waiting import stream
 
 
 @record
@@ -29,7 +30,7 @@ class Epoch:
     Attributes:
         number, of: this epoch, counted from 1, and how many there will be.
         step: steps done.
-        loss: mean over the epoch: (1 - Dice) + cross-entropy.
+        loss: mean over the epoch of the recipe's terms together.
         rate: the last learning rate.
         dice: mean validation Dice; None where this epoch was not validated.
         per_label: validation Dice of each structure.
@@ -106,12 +107,12 @@ def epochs(state: State, course: Course, *, check: Callable[[], None] = proceed)
     """
     began = time.perf_counter() - state.seconds
     _settle(state, course)
-    batches = stream(course.patches, state.step, course.workers)
+    batches = stream(course.patches, state.step * course.config.recipe.accumulate, course.workers)
     try:
         while not finished(state):
             while state.step < _epoch_end(state, course):
                 begin = time.perf_counter()
-                _learn(state, next(batches), course)
+                _learn(state, batches, course)
                 state.pace = state.pace.after_step(time.perf_counter() - begin)
                 state.seconds = time.perf_counter() - began
                 _settle(state, course)
@@ -129,30 +130,58 @@ def finished(state: State) -> bool:
     return 0 < state.total <= state.step
 
 
-def _learn(state: State, batch: Batch, course: Course) -> None:
-    """Do one step."""
-    recipe, device = course.config.recipe, course.precision.device
-    images, target = batch.images.to(device), batch.target.to(device)
-    share = _share(state)
+def _learn(state: State, batches: Iterator[Batch], course: Course) -> None:
+    """Do one step, on as many batches as the recipe adds up."""
+    recipe, share = course.config.recipe, _share(state)
     hold(state.network, frozen=state.epoch < course.frozen)
     for group in state.optimiser.param_groups:
-        peak = recipe.rate / 2**state.setbacks
-        group["lr"] = rate(state.progress + share / 2, peak, recipe.schedule, recipe.warmup)
-    with course.precision.autocast():
-        scales = _scales(state, images, deep=recipe.deep_supervision)
-    dice, entropy = deep_dice_ce(scales, target, course.labels)
-    loss = dice + entropy
+        group["lr"] = _rate(state, course, share)
     state.optimiser.zero_grad(set_to_none=True)
-    torch.autograd.backward(loss)
-    norm = torch.nn.utils.clip_grad_norm_(state.network.parameters(), recipe.clip)
-    value = loss.item()
-    if not isfinite(value) or not isfinite(norm.item()):
-        raise diverged(state, images, course.precision, dice.item(), entropy.item())
-    state.optimiser.step()
+    found: Parts = {}
+    for _ in range(recipe.accumulate):
+        images, one = _back(state, next(batches), course)
+        found = {name: found.get(name, 0.0) + part / recipe.accumulate for name, part in one.items()}
+    state.scaler.unscale_(state.optimiser)
+    norm = torch.nn.utils.clip_grad_norm_(state.network.parameters(), recipe.clip or inf)
+    value = _sum(found).item()
+    too_large = state.scaler.is_enabled() and state.scaler.get_scale() > 1  # a step is left out and the scale halved
+    if not isfinite(value) or not (isfinite(norm.item()) or too_large):
+        raise diverged(state, images, course.precision, {name: part.item() for name, part in found.items()})
+    state.scaler.step(state.optimiser)
+    state.scaler.update()
     state.step += 1
     state.progress += share
     state.loss_sum, state.loss_count = state.loss_sum + value, state.loss_count + 1
-    follow(state.average, state.network, state.step)
+    follow(state.average, state.network, state.step, recipe.average)
+
+
+def _back(state: State, batch: Batch, course: Course) -> tuple[Tensor, Parts]:
+    """Add the gradients of one batch up; return its images, and the terms of its loss."""
+    recipe, device = course.config.recipe, course.precision.device
+    images, target = batch.images.to(device), batch.target.to(device)
+    with course.precision.autocast():
+        scales = _scales(state, images, deep=recipe.deep_supervision)
+    parts = deep_parts(scales, target, course.labels, recipe)
+    torch.autograd.backward(state.scaler.scale(_sum(parts) / recipe.accumulate))
+    return images, {name: part.detach() for name, part in parts.items()}
+
+
+def _sum(parts: Parts) -> Tensor:
+    return torch.stack(list(parts.values())).sum()
+
+
+def _rate(state: State, course: Course, share: float) -> float:
+    """Return the learning rate of the next step.
+
+    With a time budget a schedule that rises again is stretched over the run, else it has its length in epochs.
+    """
+    recipe, of = course.config.recipe, _of(state, course)
+    progress = state.progress + share / 2 if recipe.pace == "step" else state.epoch / of
+    halves = (of if course.budget is None else recipe.epochs) / recipe.period if recipe.period else 1.0
+    shrink = 0.5**state.setbacks
+    return shrink * rate(
+        progress, recipe.rate, recipe.schedule, recipe.warmup, power=recipe.power, floor=recipe.floor, halves=halves
+    )
 
 
 def _scales(state: State, images: Tensor, *, deep: bool) -> tuple[Tensor, ...]:

@@ -48,6 +48,11 @@ def material(work: Path, config: Config, options: TrainOptions) -> Material:
     )
 
 
+def images(cases: Sequence[Readable], config: Config) -> int:
+    """Return how many images a network learns from: cases, or all their slices where it sees slices."""
+    return len(cases) if config.slice_axis is None else sum(case.shape[0] for case in cases)
+
+
 def _check_prepared_for(work: Path, config: Config, cases: Sequence[StoredCase]) -> None:
     """Refuse cases that another plan prepared, and a folder that lacks some."""
     again = f"prepare them: mambino preprocess {work} --dims {config.dim}"

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from mambino.core.plan import Config
 from mambino.nn.device import processor_has_bf16
 
+Name = Literal["float32", "bf16", "fp16"]
+
 GAIN = 1.15
 """bfloat16 is taken on a processor when it makes a step so many times faster."""
 
@@ -21,23 +23,24 @@ class Precision:
 
     Attributes:
         device: of the network and the batches.
-        name: "float32", or "bf16": convolutions and products in bfloat16, weights and sums in float32.
+        name: "float32", or "bf16" or "fp16": convolutions and products in bfloat16 or float16, weights, sums and scans
+            in float32.
     """
 
     device: torch.device
-    name: Literal["float32", "bf16"] = "float32"
+    name: Name = "float32"
 
     def autocast(self) -> AbstractContextManager[object]:
         """Return the context that the forward pass runs in."""
         if self.name == "float32":
             return nullcontext()
-        return torch.autocast(self.device.type, torch.bfloat16)
+        return torch.autocast(self.device.type, torch.bfloat16 if self.name == "bf16" else torch.float16)
 
 
 def choose_precision(
-    asked: Literal["auto", "float32", "bf16"], device: torch.device, network: nn.Module, config: Config
+    asked: Literal["auto"] | Name, device: torch.device, network: nn.Module, config: Config
 ) -> Precision:
-    """Return the precision asked for; "auto" takes bfloat16 where that is faster.
+    """Return the precision asked for; "auto" takes bfloat16 where that is faster and the recipe allows it.
 
     A GPU that has it gains. A processor with instructions for it (AVX512-BF16, AMX) is measured, with a few steps;
     others are slower with it. Two runs that must be equal should therefore ask for a precision by name.
@@ -48,6 +51,8 @@ def choose_precision(
     """
     if asked != "auto":
         return Precision(device, asked)
+    if not config.recipe.half:
+        return Precision(device)
     slow, fast = Precision(device, "float32"), Precision(device, "bf16")
     if device.type == "cuda":
         return fast if torch.cuda.is_bf16_supported(including_emulation=False) else slow

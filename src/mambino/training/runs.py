@@ -1,6 +1,5 @@
 """The folder of a run: options, log, resumable state and the two bundles, and whether it may be gone on with."""
 
-import json
 import platform
 import shutil
 from dataclasses import dataclass, replace
@@ -15,7 +14,8 @@ from torch import nn
 from mambino.core.options import TrainOptions
 from mambino.core.plan import Config, Plan
 from mambino.core.provenance import Provenance
-from mambino.core.records import dump, read, record, replacing, write, write_text
+from mambino.core.recipe import Recipe
+from mambino.core.records import dump, fields_of, from_json, read, record, replacing, write, write_text
 from mambino.errors import FileFormatError, OptionError
 from mambino.training.loop import Epoch
 from mambino.training.state import State, has_state, load_state, save_state
@@ -23,6 +23,8 @@ from mambino.weights.bundle import Bundle, save
 
 LENGTH = ("epochs", "minutes")
 """Options that say how long a run is."""
+KEPT = ("set", "loss", "class_weights", "checkpointing", "compile")
+"""Options besides the recipe that a run which goes on has as before."""
 
 
 @record
@@ -42,7 +44,7 @@ class Run:
     options: TrainOptions
     name: str
     config: Config
-    precision: Literal["float32", "bf16"] = "float32"
+    precision: Literal["float32", "bf16", "fp16"] = "float32"
     training: tuple[str, ...]
     held_out: tuple[str, ...]
 
@@ -106,13 +108,22 @@ def previous(folder: Folder, options: TrainOptions) -> Run | None:
     return run
 
 
+def as_before(options: TrainOptions, old: Run | None) -> TrainOptions:
+    """Return the options of a run that goes on: how it learns need not be said again."""
+    if old is None:
+        return options
+    recipe = options.recipe if options.recipe != "default" else old.options.recipe
+    kept = {name: getattr(options, name) or getattr(old.options, name) for name in KEPT}
+    return replace(options, recipe=recipe, **kept)
+
+
 def check_same(old: Run, new: Run, folder: Folder) -> None:
     """Refuse to go on with a run that learns something else.
 
     Raises:
         OptionError: names the option and both values.
     """
-    for name in ("seed", "fold", "folds", "freeze_encoder"):
+    for name in ("seed", "fold", "folds", "freeze_encoder", "compile"):
         before, now, flag = getattr(old.options, name), getattr(new.options, name), name.replace("_", "-")
         if before != now:
             raise OptionError(
@@ -120,10 +131,10 @@ def check_same(old: Run, new: Run, folder: Folder) -> None:
                 hint=f"give --{flag} {before}, or remove the folder to start again",
             )
     hint = "remove the folder to start again with the plan as it is now"
-    changed = [name for name in old.config.__slots__ if getattr(old.config, name) != getattr(new.config, name)]  # type: ignore[attr-defined]
+    changed = _difference(old.config, new.config, "") or _difference(old.config.recipe, new.config.recipe, "recipe.")
     if changed:
-        before, now = getattr(old.config, changed[0]), getattr(new.config, changed[0])
-        raise OptionError(f"{folder.path} holds a run with {changed[0]} {before}, the plan now has {now}", hint=hint)
+        name, before, now = changed
+        raise OptionError(f"{folder.path} holds a run with {name} {before}, now it is {now}", hint=hint)
     if (old.training, old.held_out) != (new.training, new.held_out):
         raise OptionError(
             f"{folder.path} holds a run on {len(old.training)} + {len(old.held_out)} cases, "
@@ -132,16 +143,15 @@ def check_same(old: Run, new: Run, folder: Folder) -> None:
         )
 
 
-def ended(folder: Folder, options: TrainOptions, config: Config) -> bool:
-    """Tell whether a folder holds the run asked for, complete.
+def ended(folder: Folder, options: TrainOptions) -> bool:
+    """Tell whether a folder holds a complete run of the length asked for.
 
     Raises:
-        OptionError: it holds a complete run of something else, or of another length that is not to be changed.
+        OptionError: it holds a complete run of another length, and to train it on was not asked for.
     """
     if not (folder.model.exists() and folder.options.exists()):
         return False
     old = read(Run, folder.options)
-    check_same(old, replace(old, options=options, config=config), folder)
     for name in LENGTH:
         before, now = getattr(old.options, name), getattr(options, name)
         if before != now and not options.resume:
@@ -150,6 +160,15 @@ def ended(folder: Folder, options: TrainOptions, config: Config) -> bool:
                 hint="add --resume to train it on, or remove the folder to start again",
             )
     return all(getattr(old.options, name) == getattr(options, name) for name in LENGTH)
+
+
+def _difference(old: Config | Recipe, new: Config | Recipe, place: str) -> tuple[str, object, object] | None:
+    """Return the first field that is another, but for the recipe as a whole: its name, and both values."""
+    for name in fields_of(type(old)):
+        before, now = getattr(old, name), getattr(new, name)
+        if before != now and name != "recipe":
+            return place + name, before, now
+    return None
 
 
 def open_run(folder: Folder, run: Run, old: Run | None, state: State) -> None:
@@ -168,7 +187,7 @@ def go_back(folder: Folder, state: State) -> None:
     """Fill `state` with the last one saved, and cut the log back to it."""
     load_state(state, folder.state)
     lines = folder.log.read_text(encoding="utf-8").splitlines() if folder.log.exists() else []
-    kept = [line for line in lines if _number(line) <= state.epoch]
+    kept = [line for line in lines if number_of(line) <= state.epoch]
     write_text("".join(line + "\n" for line in kept), folder.log)
 
 
@@ -231,9 +250,9 @@ def versions() -> dict[str, str]:
     }
 
 
-def _number(line: str) -> int:
+def number_of(line: str) -> int:
     """Return the epoch of a line of the log; a line cut short by a full disk belongs to none."""
     try:
-        return int(json.loads(line)["number"])
+        return int(from_json(line)["number"])
     except (ValueError, KeyError, TypeError):
         return 1 << 60

@@ -4,14 +4,10 @@ Batch number k of a run depends on the seed and on k alone, so that a run which 
 sees the batches it would have seen, however many were prepared in advance.
 """
 
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from collections.abc import Generator as Yielding
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
 from math import prod
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -23,14 +19,20 @@ from mambino.core import machine
 from mambino.core.labels import Labels
 from mambino.core.plan import Config
 from mambino.errors import DataError, Error
-from mambino.training.augmentation import Augmentation, change_intensities, margins, mirror, spatial_matrix, warp
+from mambino.training.augmentation import (
+    Augmentation,
+    change_intensities,
+    margins,
+    mirror,
+    quarter_turn,
+    spatial_matrix,
+    warp,
+)
 from mambino.training.intensity import below
-from mambino.training.loss import IGNORED, learnable
+from mambino.training.loss import learnable
+from mambino.training.terms import IGNORED
+from mambino.training.waiting import reading
 
-T = TypeVar("T")
-
-AHEAD = 4
-"""Batches that are prepared in advance."""
 HELD_SHARE = 0.25
 """Prepared cases are kept in memory when all of them take at most this share of what is free."""
 
@@ -110,7 +112,8 @@ class Patches:
         case = self.cases[_below(len(self.cases), generator)]
         size = (1, *self.patch) if self.slices else self.patch
         start = place(case, size, self.foreground, generator)
-        matrix = spatial_matrix(self.augmentation.turn, self.augmentation.spacing, generator)
+        quarters = self.augmentation.quarters > 0 and below(self.augmentation.quarters, generator)
+        matrix = None if quarters else spatial_matrix(self.augmentation.turn, self.augmentation.spacing, generator)
         margin = (0,) * len(self.patch) if matrix is None else margins(matrix, self.patch)
         wide = (0, *margin) if self.slices else margin
         image, labels = read(case, [s - m for s, m in zip(start, wide, strict=True)],
@@ -119,6 +122,8 @@ class Patches:
             image, labels = image[:, 0], labels[0]
         if matrix is not None:
             image, labels = warp(image, labels, matrix, self.patch)
+        if quarters:
+            image, labels = quarter_turn(image, labels, generator)
         image, labels = mirror(image, labels, self.augmentation, generator)
         return change_intensities(image, self.augmentation, generator), labels
 
@@ -181,26 +186,6 @@ def held(cases: Sequence[Readable], channels: int) -> Sequence[Readable]:
     return [_hold(case) for case in cases]
 
 
-def stream(make: Callable[[int], T], first: int, workers: int) -> Yielding[T, None, None]:
-    """Yield make(first), make(first + 1), ... for ever, prepared in advance by `workers` threads.
-
-    What goes wrong in a thread is raised here, in its turn. Without workers everything happens on demand.
-    """
-    if workers == 0:
-        yield from map(make, count(first))
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="patches", initializer=torch.set_num_threads, initargs=(1,))
-    threads = torch.get_num_threads()
-    try:
-        waiting = deque(pool.submit(make, number) for number in range(first, first + AHEAD))
-        for number in count(first + AHEAD):
-            batch = waiting.popleft().result()
-            torch.set_num_threads(threads)  # a starting worker sets it for everybody
-            waiting.append(pool.submit(make, number))
-            yield batch
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
 def mixed(seed: int, number: int) -> int:
     """Return a 63-bit seed that differs wildly between neighbours (splitmix64)."""
     mask = (1 << 64) - 1
@@ -222,7 +207,8 @@ def _below(limit: int, generator: Generator) -> int:
 def _stored(case: Readable, low: Sequence[int], high: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.integer]]:
     """Read the voxels between two corners; say which case is at fault where that fails."""
     try:
-        return case.image_patch(low, high), case.labels_patch(low, high)
+        with reading(case.id):
+            return case.image_patch(low, high), case.labels_patch(low, high)
     except Error:
         raise
     except Exception as error:

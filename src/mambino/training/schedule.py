@@ -12,16 +12,27 @@ LATE = 0.05
 """A settled length is cut when the expected end is later than the budget by more than this share of it."""
 
 
-def rate(progress: float, peak: float, kind: Literal["poly", "cosine"], warmup: float = 0.0) -> float:
+def rate(
+    progress: float,
+    peak: float,
+    kind: Literal["poly", "cosine"],
+    warmup: float = 0.0,
+    *,
+    power: float = 0.9,
+    floor: float = 0.0,
+    halves: float = 1.0,
+) -> float:
     """Return the learning rate when the share `progress` of a run is done.
 
-    It rises linearly over the first `warmup` share, then falls from `peak` to zero: with exponent 0.9
-    ("poly") or as half a cosine.
+    It rises linearly over the first `warmup` share. Then "poly" falls from `peak` to zero with an exponent, `power`;
+    "cosine" swings between `peak` and `floor` in so many half waves, `halves`: with more than one it rises again.
     """
     if progress < warmup:
         return peak * progress / warmup
-    left = max(0.0, 1 - (progress - warmup) / (1 - warmup))
-    return float(peak * left**0.9) if kind == "poly" else peak * (1 - cos(pi * left)) / 2
+    done = min(1.0, (progress - warmup) / (1 - warmup))
+    if kind == "poly":
+        return float(peak * (1 - done) ** power)
+    return floor + (peak - floor) * (1 + cos(pi * done * halves)) / 2
 
 
 @dataclass(frozen=True, slots=True)

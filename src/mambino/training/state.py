@@ -2,27 +2,26 @@
 
 import hashlib
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, AdamW, Optimizer
+from torch.amp.grad_scaler import GradScaler
+from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from mambino.core.formats import upgraded
-from mambino.core.plan import Recipe
+from mambino.core.recipe import Recipe
 from mambino.core.records import replacing
 from mambino.errors import FileFormatError, MambinoWarning
 from mambino.training.schedule import Pace
 from mambino.training.validation import Rhythm
 
-FORMAT = 2
+FORMAT = 3
 SPAN = 9.0
 """The averaged weights look back over about a tenth (1 / (SPAN + 1)) of all steps so far."""
-LONGEST = 0.999
-"""Largest decay of the average."""
 
 
 @dataclass(slots=True, eq=False)
@@ -33,6 +32,7 @@ class State:
         network: learns.
         average: the same network with a moving average of its weights; validated and kept.
         optimiser: of `network`.
+        scaler: of losses, so that gradients in float16 do not vanish; does nothing in other precisions.
         step: steps done.
         total: steps of the whole run; 0 while a time budget has not settled it.
         progress: share of the schedule done.
@@ -49,6 +49,7 @@ class State:
     network: nn.Module
     average: nn.Module
     optimiser: Optimizer
+    scaler: GradScaler = field(default_factory=lambda: scaler(torch.device("cpu"), "float32"))
     step: int = 0
     total: int = 0
     progress: float = 0.0
@@ -69,24 +70,30 @@ DIGEST = hashlib.sha256().digest_size
 
 
 def optimiser(network: nn.Module, recipe: Recipe) -> Optimizer:
-    """Return the optimiser of a recipe; vectors (biases, norms) and what asks for it are not decayed."""
+    """Return the optimiser of a recipe; vectors (biases, norms) and what asks for it decay only where it says so."""
     decayed: list[Tensor] = []
     free: list[Tensor] = []
     for parameter in network.parameters():
         plain = parameter.ndim >= 2 and not getattr(parameter, "_no_weight_decay", False)
-        (decayed if plain else free).append(parameter)
+        (decayed if plain or recipe.decay_vectors else free).append(parameter)
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": free, "weight_decay": 0.0}]
     if recipe.optimiser == "sgd":
-        return SGD(groups, lr=recipe.rate, momentum=0.99, nesterov=True)
-    return AdamW(groups, lr=recipe.rate)
+        return SGD(groups, lr=recipe.rate, momentum=recipe.momentum, nesterov=recipe.nesterov)
+    kind = Adam if recipe.optimiser == "adam" else AdamW
+    return kind(groups, lr=recipe.rate, betas=recipe.betas, eps=recipe.eps)
+
+
+def scaler(device: torch.device, precision: str) -> GradScaler:
+    """Return what multiplies losses before the way back, as large as float16 allows, where that is the precision."""
+    return GradScaler(device.type, enabled=precision == "fp16")
 
 
 @torch.no_grad()
-def follow(average: nn.Module, network: nn.Module, step: int, longest: float = LONGEST) -> None:
+def follow(average: nn.Module, network: nn.Module, step: int, longest: float) -> None:
     """Move the averaged weights towards those of the network after `step` steps.
 
     The decay is step / (step + SPAN + 1), `longest` at most, so that the span grows with the run and short
-    runs gain too (polynomial decay, Shamir and Zhang 2013).
+    runs gain too (polynomial decay, Shamir and Zhang 2013). With `longest` 0 they are those of the network.
     """
     decay = min(longest, step / (step + SPAN + 1))
     torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
@@ -101,6 +108,7 @@ def save_state(state: State, path: Path) -> None:
         "network": state.network.state_dict(),
         "average": state.average.state_dict(),
         "optimiser": state.optimiser.state_dict(),
+        "scaler": state.scaler.state_dict(),
         "numbers": {name: getattr(state, name) for name in NUMBERS},
         "rhythm": asdict(state.rhythm) if state.rhythm else None,
         "pace": asdict(state.pace),
@@ -134,6 +142,8 @@ def load_state(state: State, path: Path) -> None:
         state.network.load_state_dict(content["network"])
         state.average.load_state_dict(content["average"])
         state.optimiser.load_state_dict(content["optimiser"])
+        if state.scaler.is_enabled():
+            state.scaler.load_state_dict(content["scaler"])
         for name in NUMBERS:
             setattr(state, name, content["numbers"][name])
         state.rhythm = Rhythm(**content["rhythm"]) if content["rhythm"] else None

@@ -112,15 +112,42 @@ def validate(
 def _score(
     network: nn.Module, case: Readable, config: Config, labels: Labels, precision: Precision
 ) -> dict[str, float | None]:
+    seen = look(network, case, config, labels, precision)
+    return {
+        name: dice(counts(mask, np.isin(seen.truth, group), seen.valid))
+        for (name, group), mask in zip(labels.names.items(), seen.masks(labels), strict=True)
+    }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Look:
+    """What a network says of a whole prepared case, and what is true.
+
+    Attributes:
+        logits: of all classes.
+        truth: label numbers.
+        valid: voxels that somebody annotated.
+    """
+
+    logits: Float[Tensor, "k *s"]
+    truth: NDArray[np.integer]
+    valid: NDArray[np.bool_]
+
+    def masks(self, labels: Labels) -> list[NDArray[np.bool_]]:
+        """Return one mask a structure; regions may overlap."""
+        if labels.has_regions:
+            return list((self.logits > 0).cpu().numpy())
+        winner = self.logits.argmax(0).cpu().numpy()
+        return [np.isin(winner, group) for group in labels.names.values()]
+
+
+def look(network: nn.Module, case: Readable, config: Config, labels: Labels, precision: Precision) -> Look:
+    """Segment a case with sliding windows; the network is in eval mode."""
     whole = [0] * len(case.shape), case.shape
     image = torch.from_numpy(np.ascontiguousarray(case.image_patch(*whole))).to(precision.device)
     truth = np.asarray(case.labels_patch(*whole))
     valid = (truth >= 0) & (truth != (-1 if labels.ignore is None else labels.ignore))
-    masks = _masks(_logits(network, image, config, precision), labels)
-    return {
-        name: dice(counts(mask, np.isin(truth, group), valid))
-        for (name, group), mask in zip(labels.names.items(), masks, strict=True)
-    }
+    return Look(_logits(network, image, config, precision), truth, valid)
 
 
 def _logits(
@@ -138,11 +165,3 @@ def _logits(
     if config.slice_axis is None:
         return blended(image)
     return torch.stack([blended(image[:, i]) for i in range(image.shape[1])], 1)
-
-
-def _masks(logits: Float[Tensor, "k *s"], labels: Labels) -> list[NDArray[np.bool_]]:
-    """Return one mask a structure; regions may overlap."""
-    if labels.has_regions:
-        return list((logits > 0).cpu().numpy())
-    winner = logits.argmax(0).cpu().numpy()
-    return [np.isin(winner, group) for group in labels.names.values()]

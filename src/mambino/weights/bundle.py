@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mambino.core.calibration import Calibration
 from mambino.core.labels import Labels
 from mambino.core.plan import Config, NetworkSpec
 from mambino.core.provenance import Provenance
@@ -39,6 +40,7 @@ class Bundle:
         channels: names of its inputs, in order.
         provenance: where the weights are from.
         temperature: scores are divided by it before they become probabilities.
+        calibration: what was learnt of these on held-out cases, where that was done.
     """
 
     network: "nn.Module"
@@ -47,6 +49,7 @@ class Bundle:
     channels: tuple[str, ...]
     provenance: Provenance
     temperature: float = 1.0
+    calibration: Calibration | None = None
 
 
 @record
@@ -55,7 +58,7 @@ class BundleHeader:
 
     Attributes:
         format: version of this record.
-        config, labels, channels, provenance, temperature: of the `Bundle`.
+        config, labels, channels, provenance, temperature, calibration: of the `Bundle`.
         parameters: of the network, shared ones once.
         sha256: of this header without the sum, and of all tensors.
     """
@@ -66,6 +69,7 @@ class BundleHeader:
     channels: tuple[str, ...]
     provenance: Provenance
     temperature: float = 1.0
+    calibration: Calibration | None = None
     parameters: int = 0
     sha256: str = ""
 
@@ -86,6 +90,7 @@ def save(bundle: Bundle, path: Path) -> Path:
         channels=bundle.channels,
         provenance=bundle.provenance,
         temperature=bundle.temperature,
+        calibration=bundle.calibration,
         parameters=sum(parameter.numel() for parameter in bundle.network.parameters()),
     )
     text = dump(header, indent=None)
@@ -137,6 +142,7 @@ def load(path: Path, device: str = "cpu") -> Bundle:
         channels=described.channels,
         provenance=described.provenance,
         temperature=described.temperature,
+        calibration=described.calibration,
     )
 
 

@@ -1,7 +1,6 @@
 """From pictures in folders by class to an encoder that others start from."""
 
 import copy
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +11,10 @@ from torch import Tensor, nn
 
 from mambino.core import machine
 from mambino.core.labels import Labels
-from mambino.core.options import PretrainOptions, network_options
-from mambino.core.plan import Config, NetworkSpec, Normalise, Recipe
+from mambino.core.options import PretrainOptions, named_values
+from mambino.core.plan import Config, NetworkSpec, Normalise
 from mambino.core.provenance import Provenance, versions
+from mambino.core.recipe import Recipe
 from mambino.core.records import checked, dump, read, record, unwritable, write, write_text
 from mambino.errors import OptionError
 from mambino.models import build, describe
@@ -23,7 +23,8 @@ from mambino.training.interrupt import Stopped, after_the_step
 from mambino.training.precision import Precision
 from mambino.training.pretraining.loop import Lesson, PretrainEpoch, lessons
 from mambino.training.pretraining.pictures import Batches, Look, Pictures, find_pictures
-from mambino.training.pretraining.processes import Processes, processes
+from mambino.training.processes import Processes, processes
+from mambino.training.runs import number_of
 from mambino.training.state import State, has_state, load_state, optimiser, save_state
 from mambino.weights.bundle import Bundle, save
 
@@ -169,7 +170,7 @@ def _spec(options: PretrainOptions, classes: int) -> NetworkSpec:
             f"{options.model} makes masks; pretrain takes what such networks are built on",
             hint="vmamba for VM-UNet and Swin-UMamba; `mambino models` names the classifiers and backbones",
         )
-    given = network_options(options.set)
+    given = named_values(options.set)
     return NetworkSpec(name=options.model, dim=2, in_channels=3, out_channels=classes, options=given)
 
 
@@ -279,7 +280,7 @@ def _open(output: Path, run: Pretraining, state: State) -> None:
     output.mkdir(parents=True, exist_ok=True)
     path = output / "log.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if state.step and path.exists() else []
-    kept = [line for line in lines if line.endswith("}") and json.loads(line)["number"] <= state.epoch]
+    kept = [line for line in lines if number_of(line) <= state.epoch]
     write_text("".join(line + "\n" for line in kept), path)
     write(run, output / "options.json")
 

@@ -13,10 +13,10 @@ from mambino.core.records import record
 from mambino.errors import Error
 from mambino.training.precision import Precision
 from mambino.training.pretraining.pictures import Batch, Batches, Picture, tested
-from mambino.training.pretraining.processes import Processes
-from mambino.training.sampling import stream
+from mambino.training.processes import Processes
 from mambino.training.schedule import keeps, rate, settled, steps_that_fit
 from mambino.training.state import State, follow
+from mambino.training.waiting import stream
 
 AT_ONCE = 64
 """Pictures that are tested together."""

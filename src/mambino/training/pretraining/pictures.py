@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mambino.errors import DataError
 from mambino.training.pretraining.changes import Mix, as_tensor, centred, changed, draw_mix
-from mambino.training.pretraining.processes import Processes
+from mambino.training.processes import Processes
 from mambino.training.sampling import mixed
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")

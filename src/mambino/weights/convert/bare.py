@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from mambino.core.labels import Labels
-from mambino.core.plan import Config, NetworkSpec, Normalise, Recipe
+from mambino.core.plan import Config, NetworkSpec, Normalise
+from mambino.core.recipe import Recipe
 from mambino.models import describe, divisor
 
 _SIDE = {2: 256, 3: 96}  # of a patch, where nobody says one

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from mambino.core.labels import Labels
-from mambino.core.plan import Config, NetworkSpec, Normalise, Recipe, Resample
+from mambino.core.plan import Config, NetworkSpec, Normalise, Resample
+from mambino.core.recipe import Recipe
 from mambino.errors import DataError, Error, WeightsError
 from mambino.imageio.description import described
 from mambino.models import divisor

@@ -1,0 +1,60 @@
+"""Networks that compute the same in another way: with fewer results kept, or compiled."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint as checkpointed
+
+METHODS = ("forward", "scales")
+"""What training calls of a network."""
+
+
+def stages(network: nn.Module) -> list[nn.Module]:
+    """Return the outermost parts of a network that make a stage or a block: of lists, or sequences of layers."""
+    found: list[nn.Module] = []
+    for child in network.children():
+        parts = list(child.children())
+        if isinstance(child, nn.Sequential) and not any(list(part.children()) for part in parts):
+            found.append(child)
+        else:
+            found += parts if isinstance(child, nn.ModuleList | nn.Sequential) else stages(child)
+    return found
+
+
+def checkpoint(network: nn.Module) -> None:
+    """Let each stage keep its input alone, and compute the rest again on the way back (arXiv 1604.06174).
+
+    Outputs and gradients stay the same to the bit, drop path included; names in the state, too.
+    """
+    for stage in stages(network):
+        again = partial(checkpointed, stage.forward, use_reentrant=False, context_fn=partial(_once_and_again, stage))
+        stage.forward = again
+
+
+def compile_methods(network: nn.Module) -> None:
+    """Compile what training calls of a network, at its first call."""
+    for name in METHODS:
+        if hasattr(network, name):
+            setattr(network, name, torch.compile(getattr(network, name)))
+
+
+def _once_and_again(stage: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    return nullcontext(), _still(stage)
+
+
+@contextmanager
+def _still(stage: nn.Module) -> Iterator[None]:
+    """Let no batch normalisation take a batch into its running mean a second time."""
+    norms = [module for module in stage.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count

@@ -1,0 +1,174 @@
+"""Trackers get what the log gets, once; one that fails does not stop a run; no path and no name of a case leaves."""
+
+import json
+import shutil
+import sys
+from dataclasses import replace
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+from mambino.cli.app import main
+from mambino.core.options import TrainOptions
+from mambino.errors import MambinoWarning, MissingExtraError
+from mambino.training import train
+from mambino.training.tracking import plain, tracked
+from tests.training.test_training import SHORT, lines
+from tests.training.test_training import work as work  # noqa: PLC0414 - a fixture
+
+
+class Server:
+    """Stands in for MLflow and Weights & Biases: keeps what is sent."""
+
+    def __init__(self):
+        self.runs, self.fails = {}, False
+
+    def modules(self):
+        tracking, mlflow, wandb = ModuleType("mlflow.tracking"), ModuleType("mlflow"), ModuleType("wandb")
+        tracking.MlflowClient, wandb.init = lambda: Client(self), self.init
+        return {"mlflow": mlflow, "mlflow.tracking": tracking, "wandb": wandb}
+
+    def begun(self, facts):
+        self.runs[f"id{len(self.runs)}"] = {"facts": facts, "sent": [], "ended": 0}
+        return f"id{len(self.runs) - 1}"
+
+    def sent(self, run, numbers, step):
+        if self.fails:
+            raise ConnectionError("the server is away\nand more")
+        self.runs[run]["sent"].append((step, numbers))
+
+    def ended(self, run):
+        self.runs[run]["ended"] += 1
+
+    def init(self, **given):
+        assert given["resume"] == "allow"
+        run = given["id"] or self.begun(given["config"])
+        return SimpleNamespace(
+            id=run, log=lambda numbers, step: self.sent(run, numbers, step), finish=lambda: self.ended(run)
+        )
+
+
+class Client:
+    """What is called of MlflowClient."""
+
+    def __init__(self, server):
+        self.server = server
+
+    def get_experiment_by_name(self, _name):
+        return None
+
+    def create_experiment(self, _name):
+        return "1"
+
+    def create_run(self, _experiment, **_named):
+        return SimpleNamespace(info=SimpleNamespace(run_id=self.server.begun({})))
+
+    def log_param(self, run, name, value):
+        self.server.runs[run]["facts"][name] = value
+
+    def log_metric(self, run, name, value, step):
+        self.server.sent(run, {name: value}, step)
+
+    def set_terminated(self, run):
+        self.server.ended(run)
+
+
+@pytest.fixture
+def server(monkeypatch):
+    made = Server()
+    for name, module in made.modules().items():
+        monkeypatch.setitem(sys.modules, name, module)
+    return made
+
+
+def steps(run, name):
+    return [(step, numbers[name]) for step, numbers in run["sent"] if name in numbers]
+
+
+@pytest.mark.parametrize("name", ["mlflow", "wandb"])
+def test_a_tracker_gets_what_the_log_gets(work, server, name):
+    train(work, replace(SHORT, log_to=(name,)))
+    (run,) = server.runs.values()
+    logged = lines(work / "runs" / "2d-unet-0")
+    for key in ("loss", "rate", "dice"):
+        assert steps(run, key) == [(line["step"], line[key]) for line in logged if line[key] is not None]
+    assert steps(run, "dice/dark")[-1][1] == logged[-1]["per_label"]["dark"]
+    assert run["ended"] == 1
+    assert run["facts"]["network"] == "unet"
+    assert run["facts"]["recipe.rate"] == 0.01
+    said = json.dumps(server.runs)
+    assert str(work) not in said
+    assert "toy_" not in said
+
+
+def test_a_run_that_goes_on_sends_to_the_same_run_and_no_step_twice(work, server):
+    options = replace(SHORT, log_to=("wandb", "mlflow"))
+    train(work, replace(options, epochs=2))
+    folder = work / "runs" / "2d-unet-0"
+    shutil.copy(folder / "state.pt", work / "early.pt")
+    train(work, replace(options, epochs=4, resume=True))
+    shutil.copy(work / "early.pt", folder / "state.pt")  # as after a power cut
+    (folder / "model.safetensors").unlink()
+    train(work, replace(options, epochs=5, resume=True))
+    assert len(server.runs) == 2
+    logged = [line["step"] for line in lines(folder)]
+    for run in server.runs.values():
+        assert [step for step, _ in steps(run, "loss")] == logged
+    assert len(logged) == 5
+
+
+def test_a_server_that_is_away_warns_once_and_training_goes_on(work, server):
+    server.fails = True
+    with pytest.warns(
+        MambinoWarning, match="nothing more is sent to wandb: the server is away; log.jsonl goes on"
+    ) as seen:
+        model = train(work, replace(SHORT, log_to=("wandb",)))
+    assert len([w for w in seen if "nothing more" in str(w.message)]) == 1
+    assert model.exists()
+    assert len(lines(work / "runs" / "2d-unet-0")) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "module"), [("wandb", "wandb"), ("mlflow", "mlflow.tracking"), ("tensorboard", "torch.utils.tensorboard")]
+)
+def test_what_is_not_installed_is_named_before_anything_is_learnt(work, monkeypatch, name, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingExtraError, match=f"--log-to {name} needs {name}, which is not installed") as caught:
+        train(work, replace(SHORT, log_to=(name,)))
+    assert caught.value.hint == f"pip install mambino[{name}]"
+    assert not (work / "runs" / "2d-unet-0" / "model.safetensors").exists()
+    train(work, SHORT)  # nothing is in the way
+
+
+def test_event_files_hold_what_the_log_holds(work):
+    pytest.importorskip("tensorboard", reason="the extra tensorboard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(work, replace(SHORT, log_to=("tensorboard",)))
+    run = work / "runs" / "2d-unet-0"
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    logged = lines(run)
+    assert [event.step for event in events.Scalars("loss")] == [line["step"] for line in logged]
+    assert [event.value for event in events.Scalars("loss")] == pytest.approx([line["loss"] for line in logged])
+
+
+def test_an_unknown_tracker_is_refused(work, capsys):
+    with pytest.raises(SystemExit):
+        main(["train", str(work), "--log-to", "comet"])
+    assert "comet" in capsys.readouterr().err
+
+
+def test_without_trackers_nothing_is_written(tmp_path):
+    with tracked((), tmp_path, "title", {}) as tell:
+        tell(SimpleNamespace(step=1))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_facts_are_flat_and_hold_no_path(tmp_path):
+    facts = {"a": {"b": 1, "c": (1, 2)}, "d": None, "e": tmp_path, "f": "text"}
+    assert plain(facts) == {"a.b": 1, "a.c": "1 2", "f": "text"}
+
+
+def test_the_option_has_a_default():
+    assert TrainOptions().log_to == ()
