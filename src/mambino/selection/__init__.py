@@ -130,8 +130,6 @@ def _cleaning(
     labels = bench.dataset.labels
     names = tuple(labels.names)
     before: Dice = {case.id: known[case.id].masks[name].dice for case in cases}
-    if labels.has_regions:
-        return [], spread(case_means(counted({name: before})[name]), patients)
     given = ways({label: [size for one in known.values() if (size := one.sizes.get(label))] for label in names})
     found = {}
     for i, case in enumerate(cases):
@@ -178,6 +176,4 @@ def _notes(entrants: Sequence[Entrant], dataset: Dataset, cases: Sequence[Case])
         )
     if len({case.patient or case.id for case in cases}) < FEW:
         notes.append(f"intervals are known to hold from about {FEW} patients; with fewer they are approximate")
-    if dataset.labels.has_regions:
-        notes.append("the structures are regions that overlap, whose masks are not cleaned")
     return notes

@@ -87,8 +87,8 @@ def proposals(
 ) -> Iterator[list[Gain]]:
     """Yield what to try together: the best way of each structure, then the best without filling, then none.
 
-    Pieces that are removed leave background that another structure may be filled with, so what is best for each by
-    itself may not be so together; without filling it is.
+    Pieces that are removed leave background that another structure may be filled with, and regions share voxels, so
+    what is best for each by itself may not be so together: whoever asks has to look.
     """
     yield gains(scores, tried, labels, patients)
     kept = [i for i, way in enumerate(tried) if not way.fill]
