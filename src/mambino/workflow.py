@@ -29,7 +29,7 @@ from mambino.inference import predict
 from mambino.inspection import check
 from mambino.planning import plan
 from mambino.preprocessing import preprocess
-from mambino.training import train
+from mambino.training import train_fold
 from mambino.training.calibration import calibrate
 from mambino.training.loop import Epoch
 from mambino.training.processes import refuse_several
@@ -84,7 +84,7 @@ def run(
     trained = {}
     for name in names:
         on_stage(f"train {name}")
-        trained[name] = train(work, _train_options(work, name, options, dataset), on_epoch=on_epoch)
+        trained[name] = train_fold(work, _train_options(work, name, options, dataset), on_epoch=on_epoch)
     material, choice = _compared(dataset, trained, work)
     if _is_to_be_calibrated(trained[choice.maker.config]):
         on_stage(f"calibrate {choice.maker.config}")

@@ -124,6 +124,11 @@ def show_epoch(epoch: "Epoch") -> None:
     )
 
 
+def show_fold(run: str, fold: int, folds: int) -> None:
+    """Announce a fold before it is trained."""
+    note(f"== {run}: fold {fold}, {fold + 1} of {folds}")
+
+
 def show_lesson(epoch: "PretrainEpoch") -> None:
     """Print the line of one epoch of pretraining: loss, share told right, time left."""
     note(

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from mambino.core.grid import Grid
 from mambino.core.image import Segmentation
 from mambino.core.labels import Labels
 from mambino.core.options import PredictOptions
@@ -54,8 +55,7 @@ def cleaned(segmentation: Segmentation, options: PredictOptions) -> Segmentation
     largest, fill = (_all_named(given, labels) for given in (options.largest, options.fill))
     if not least and not largest and not fill:
         return segmentation
-    grid = segmentation.grid
-    size = abs(float(np.linalg.det(grid.affine[:-1, :-1]))) / (MILLILITRE if grid.dim == 3 and grid.unit == "mm" else 1)
+    size = voxel_size(segmentation.grid)
     array = np.array(array)
     paint = dict(zip(labels.names, labels.paint or (), strict=False))
     wanted = {name: group for name, group in labels.names.items() if name in {*least, *largest, *fill}}
@@ -73,6 +73,11 @@ def cleaned(segmentation: Segmentation, options: PredictOptions) -> Segmentation
             holes = ndimage.binary_fill_holes(inside) & ~inside
             part[holes if labels.has_regions else holes & (part == 0)] = paint.get(name, group[0])
     return Segmentation(array, segmentation.grid, labels)
+
+
+def voxel_size(grid: Grid) -> float:
+    """Return the size of a voxel: in ml for volumes, in square mm for slices, 1 where the image has no spacing."""
+    return abs(float(np.linalg.det(grid.affine[:-1, :-1]))) / (MILLILITRE if grid.dim == 3 and grid.unit == "mm" else 1)
 
 
 def _box(array: NDArray[np.generic], group: tuple[int, ...]) -> tuple[slice, ...] | None:

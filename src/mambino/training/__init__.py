@@ -36,6 +36,7 @@ from mambino.training.runs import (
     as_before,
     bundle,
     check_same,
+    ended,
     go_back,
     keep,
     log,
@@ -61,7 +62,52 @@ def pass_by(started: Initialisation) -> None:
     """Show nothing: what is done with a start from other weights by whoever does not ask for it."""
 
 
+def keep_quiet(run: str, fold: int, folds: int) -> None:
+    """Show nothing: what is done with the beginning of a fold by whoever does not ask for it."""
+
+
 def train(
+    work: Path,
+    options: TrainOptions = TrainOptions(),
+    *,
+    on_epoch: Callable[[Epoch], None] = ignore,
+    on_init: Callable[[Initialisation], None] = pass_by,
+    on_fold: Callable[[str, int, int], None] = keep_quiet,
+) -> Path | tuple[Path, ...]:
+    """Train one network on prepared cases, or with `fold` "all-folds" one for each part of the cases.
+
+    Folds are trained one after the other, each in a folder of its own and for as long as the options say. A fold
+    that is complete is left as it is; one that was interrupted goes on with `options.resume`.
+
+    Args:
+        work: a planned and prepared work folder.
+        options: what to train, for how long, and on what.
+        on_epoch: told each epoch.
+        on_init: told what was taken from `options.init`, before the first step.
+        on_fold: told the name of the run, its fold and how many there are, before each of all folds.
+
+    Returns:
+        The path of the bundle to ship; of all folds a tuple of paths, in their order.
+
+    Raises:
+        OptionError: as for `train_fold`; and a fold is complete, but was trained for another length.
+        DataError, WeightsError, DivergedError: as for `train_fold`.
+    """
+    options = checked(options)
+    if options.fold != "all-folds":
+        return train_fold(work, options, on_epoch=on_epoch, on_init=on_init)
+    name = choose_config(read_plan(work), options.config, options.model)
+    made = []
+    for fold in range(options.folds):
+        one, folder = replace(options, fold=fold), Folder(work / "runs" / f"{name}-{fold}")
+        on_fold(folder.path.name, fold, options.folds)
+        if ended(folder, one):  # looked at all the same, so that folds of one network stay together
+            one = replace(one, resume=True, log_to=())
+        made.append(train_fold(work, one, on_epoch=on_epoch, on_init=on_init))
+    return tuple(made)
+
+
+def train_fold(
     work: Path,
     options: TrainOptions = TrainOptions(),
     *,
@@ -144,12 +190,11 @@ def _together(
         pretrained = all_.each(folder.init.exists())[0] > 0  # the first process may have written it just now
         course = _course(plan, run, cases, Precision(device, run.precision), all_, pretrained=pretrained)
         state.seconds += all_.each(time.perf_counter() - began)[0]
-        trackers = options.log_to if all_.first else ()
-        told = tracked(trackers, folder.path, f"{plan.dataset} {folder.path.name}", _facts(run))
-        with after_the_step() as alone, told as tell:
-            check = together(alone, all_)
+        sinks = options.log_to if all_.first else ()
+        told = tracked(sinks, folder.path, f"{plan.dataset} {folder.path.name}", _facts(run))
+        with after_the_step() as check, told as tell:
             if not finished(state):
-                _train(state, course, folder, plan, run, on_epoch=on_epoch, tell=tell, check=check)
+                _train(state, course, folder, plan, run, on_epoch=on_epoch, tell=tell, check=together(check, all_))
             elif all_.first and not folder.model.exists():
                 ship(folder, early=False)
             all_.wait()

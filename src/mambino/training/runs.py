@@ -21,6 +21,8 @@ from mambino.training.loop import Epoch
 from mambino.training.state import State, has_state, load_state, save_state
 from mambino.weights.bundle import Bundle, save
 
+LENGTH = ("epochs", "minutes")
+"""Options that say how long a run is."""
 KEPT = ("set", "loss", "class_weights", "checkpointing", "compile")
 """Options besides the recipe that a run which goes on has as before."""
 
@@ -141,6 +143,25 @@ def check_same(old: Run, new: Run, folder: Folder) -> None:
         )
 
 
+def ended(folder: Folder, options: TrainOptions) -> bool:
+    """Tell whether a folder holds a complete run of the length asked for.
+
+    Raises:
+        OptionError: it holds a complete run of another length, and to train it on was not asked for.
+    """
+    if not (folder.model.exists() and folder.options.exists()):
+        return False
+    old = read(Run, folder.options)
+    for name in LENGTH:
+        before, now = getattr(old.options, name), getattr(options, name)
+        if before != now and not options.resume:
+            raise OptionError(
+                f"{folder.path} holds a complete run with {name} {before}, this one has {name} {now}",
+                hint="add --resume to train it on, or remove the folder to start again",
+            )
+    return all(getattr(old.options, name) == getattr(options, name) for name in LENGTH)
+
+
 def _difference(old: Config | Recipe, new: Config | Recipe, place: str) -> tuple[str, object, object] | None:
     """Return the first field that is another, but for the recipe as a whole: its name, and both values."""
     for name in fields_of(type(old)):
@@ -158,8 +179,7 @@ def open_run(folder: Folder, run: Run, old: Run | None, state: State, *, writes:
             write_text("", folder.log)
         return
     go_back(folder, state, writes=writes)
-    length = ("epochs", "minutes")
-    if any(getattr(old.options, name) != getattr(run.options, name) for name in length):
+    if any(getattr(old.options, name) != getattr(run.options, name) for name in LENGTH):
         state.total = 0
         if writes:
             write(run, folder.options)
