@@ -221,12 +221,14 @@ def test_a_run_of_two_is_stopped_by_one_and_gone_on_with_by_one(work):
 
 
 def test_the_command_shows_and_writes_once(work):
-    words = ["-m", "mambino", "train", work, "--epochs", 2, "--folds", 3, "--threads", 1, "--precision", "float32"]
-    done = launched(*words, "--device", "cpu")
+    words = ["-m", "mambino", "train", work, "--epochs", 2, "--folds", 2, "--threads", 1, "--precision", "float32"]
+    done = launched(*words, "--device", "cpu", "--fold", "all-folds")
     assert done.returncode == 0, done.stderr
-    assert re.findall(r"epoch +(\d+)/2", done.stderr) == ["1", "2"]
-    assert done.stdout.splitlines() == [f"model: {work / 'runs' / '2d-unet-0' / 'model.safetensors'}"]
-    assert [line["number"] for line in lines(work / "runs" / "2d-unet-0")] == [1, 2]
+    assert re.findall(r"epoch +(\d+)/2", done.stderr) == ["1", "2"] * 2
+    folders = [work / "runs" / f"2d-unet-{fold}" for fold in range(2)]
+    assert [done.stderr.count(folder.name) for folder in folders] == [1, 1]
+    assert [done.stdout.count(str(folder / "model.safetensors")) for folder in folders] == [1, 1]
+    assert all([line["number"] for line in lines(folder)] == [1, 2] for folder in folders)
 
 
 def fail_in_one(work, how):

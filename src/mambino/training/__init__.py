@@ -28,7 +28,7 @@ from mambino.training.interrupt import Stopped, after_the_step, together
 from mambino.training.loop import Course, Epoch, epochs, finished
 from mambino.training.material import Material, images, material
 from mambino.training.precision import Precision, choose_precision
-from mambino.training.processes import Processes, check_agreement, check_shares, processes
+from mambino.training.processes import Processes, check_agreement, check_shares, processes, speaks
 from mambino.training.recipes import chosen_recipe
 from mambino.training.runs import (
     Folder,
@@ -100,7 +100,8 @@ def train(
     made = []
     for fold in range(options.folds):
         one, folder = replace(options, fold=fold), Folder(work / "runs" / f"{name}-{fold}")
-        on_fold(folder.path.name, fold, options.folds)
+        if speaks():
+            on_fold(folder.path.name, fold, options.folds)
         if ended(folder, one):  # looked at all the same, so that folds of one network stay together
             one = replace(one, resume=True, log_to=())
         made.append(train_fold(work, one, on_epoch=on_epoch, on_init=on_init))
