@@ -29,9 +29,10 @@ from mambino.inference import predict
 from mambino.inspection import check
 from mambino.planning import plan
 from mambino.preprocessing import preprocess
-from mambino.training import train
+from mambino.training import train_fold
 from mambino.training.calibration import calibrate
 from mambino.training.loop import Epoch
+from mambino.training.processes import refuse_several
 from mambino.weights.bundle import info
 
 FOLDS = (5, 10)
@@ -68,8 +69,10 @@ def run(
 
     Raises:
         DataError: `check` found errors in the data.
+        OptionError: several processes were started.
     """
     options = checked(options)
+    refuse_several("run")
     on_stage("check")
     refuse_errors(data, progress)
     on_stage("plan")
@@ -81,7 +84,7 @@ def run(
     trained = {}
     for name in names:
         on_stage(f"train {name}")
-        trained[name] = train(work, _train_options(work, name, options, dataset), on_epoch=on_epoch)
+        trained[name] = train_fold(work, _train_options(work, name, options, dataset), on_epoch=on_epoch)
     material, choice = _compared(dataset, trained, work)
     if _is_to_be_calibrated(trained[choice.maker.config]):
         on_stage(f"calibrate {choice.maker.config}")

@@ -24,6 +24,7 @@ from mambino.imageio.inputs import Input, find_images, read_input
 from mambino.imageio.pairing import Problem
 from mambino.inference.cleaning import check_cleaning, cleaned
 from mambino.inference.ensemble import common_header, logits, mean, members
+from mambino.inference.joint import expanded, segment_jointly
 from mambino.inference.ledger import (
     NAME,
     Entry,
@@ -64,7 +65,8 @@ def predict(
     A bad image, or one that is not there, does not stop the others: its entry has the status "failed" and says why.
 
     Args:
-        bundles: one, or several whose logits are averaged.
+        bundles: one, or several whose logits are averaged; or a best.json, or the work folder that holds it: its
+            bundles and its cleaning are used, and probabilities of different configurations are averaged.
         inputs: image files, or folders of images; channel files (`_0000`, ...) belong together. A folder, zip or
             DICOMDIR of DICOM is one case.
         output: folder for the masks; "predictions" in the current folder if None, for one image too.
@@ -84,8 +86,10 @@ def predict(
     options = checked(options)
     if options.memory is not None:
         size_of(options.memory)
-    files, folder, device = _paths(bundles), _folder(output), choose_device(options.device)
-    header = common_header(files)
+    groups, options = expanded(_paths(bundles), options)
+    folder, device = _folder(output), choose_device(options.device)
+    header, *_ = (common_header(group) for group in groups)
+    files = tuple(path for group in groups for path in group)
     check_cleaning(options, header.labels)
     cases, problems = find_images(_paths(inputs), len(header.channels))
     masks = mask_paths(cases, folder, options.format)
@@ -108,13 +112,14 @@ def predict(
     keep_record(*(_refusal(problem, before) for problem in problems))
     total = len(cases) + len(problems)
     todo = [case for case in cases if case.id not in entries]
-    with _threads(options.threads):
-        ensemble = tuple(load(path, str(device)) for path in files) if todo else ()
+    with threads(options.threads):
+        ensembles = [[load(path, str(device)) for path in group] for group in groups] if todo else []
         for case in todo:
             progress(len(entries), total, case.id)
             begin = time.perf_counter()
-            with _room(case, folder, options) as room:
-                result = _tried(case, ensemble, options, device, room)
+            shares = 4 * header.labels.out_channels * len(groups) if len(groups) > 1 else 0
+            with room_for(case, folder, options, shares) as room:
+                result = _tried(case, ensembles, options, device, room)
                 problem = (
                     result
                     if isinstance(result, Error)
@@ -128,13 +133,15 @@ def predict(
 
 def _tried(
     case: Case,
-    ensemble: Sequence[Bundle],
+    ensembles: Sequence[Sequence[Bundle]],
     options: PredictOptions,
     device: torch.device,
     room: Room | None,
 ) -> Result | Error:
     try:
-        return _segment(case, ensemble, options, device, room)
+        if len(ensembles) > 1:
+            return segment_jointly(case, ensembles, options, device, room)
+        return _segment(case, ensembles[0], options, device, room)
     except Error as error:
         return error
 
@@ -187,9 +194,10 @@ def _doubted(
 
 
 @contextmanager
-def _room(case: Case, folder: Path, options: PredictOptions) -> Iterator[Room | None]:
-    """Lend room beside the masks for the arrays of a case; None where they fit into what is allowed of memory."""
-    if fits(*stored(case.images), allowance(options.memory)):
+def room_for(case: Case, folder: Path, options: PredictOptions, more: int = 0) -> Iterator[Room | None]:
+    """Lend room in a folder for the arrays of a case, `more` bytes a voxel; None where memory has it."""
+    voxels, size = stored(case.images)
+    if fits(voxels, size + more, allowance(options.memory)):
         yield None
         return
     with on_disk(folder) as room:
@@ -261,7 +269,7 @@ def _from_here(entry: Entry, folder: Path) -> Entry:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def threads(count: int) -> Iterator[None]:
     """Give torch so many threads inside the block; 0: one a core that this process may use."""
     keep_allocations()
     before = torch.get_num_threads()
