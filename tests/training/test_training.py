@@ -504,6 +504,6 @@ def test_a_network_without_an_encoder_cannot_have_it_frozen(work, monkeypatch):
 
 
 def test_a_log_line_that_is_no_line_of_ours_belongs_to_no_epoch():
-    for line in ("[" * 100_000, '{"number"', "[1]", '{"number": null}', ""):
+    for line in ("[" * 100_000, '{"number"', "[1]", '{"number": null}', '{"number": 1e999}', ""):
         assert number_of(line) > 1 << 50
     assert number_of('{"number": 3}') == 3
