@@ -122,7 +122,7 @@ def test_a_patch_and_a_location_are_read_without_the_case(tmp_path):
     read, voxel = read_by(lambda: case.locations[7][5000])
     assert labels[tuple(voxel)] == 7
     assert read < sizes["locations"] / 8
-    assert read_by(lambda: case.locations.keys())[0] < 2**12
+    assert read_by(lambda: list(case.locations))[0] < 2**12
 
 
 def test_equal_cases_are_equal_bytes(tmp_path):

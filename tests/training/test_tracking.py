@@ -136,7 +136,7 @@ def test_a_run_that_is_killed_while_it_sends_leaves_the_step_out(tmp_path, serve
     def killed(*_):
         raise KeyboardInterrupt
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):  # noqa: PT012
         patch.setattr(tracking, "numbers_of", killed)
         with tracked(("wandb",), tmp_path, "title", {}) as tell:
             tell(epoch(1))
@@ -170,7 +170,7 @@ def test_a_tracker_that_does_not_answer_is_let_go(tmp_path, server, monkeypatch)
     answer = threading.Event()
     monkeypatch.setattr(tracking, "PATIENCE", 0.2)
     monkeypatch.setattr(server, "sent", lambda *_: answer.wait(30))
-    with (
+    with (  # noqa: PT031
         pytest.warns(MambinoWarning, match=r"nothing more is sent to mlflow: no answer for 0\.2 s") as seen,
         tracked(("mlflow",), tmp_path, "title", {}) as tell,
     ):
@@ -187,7 +187,9 @@ def test_a_full_disk_ends_what_is_sent_and_nothing_else(tmp_path, server, monkey
 
     with tracked(("mlflow", "wandb"), tmp_path, "title", {}) as tell:
         monkeypatch.setattr(tracking, "write", full)
-        with pytest.warns(MambinoWarning, match="nothing more is sent to mlflow wandb: tracking.json cannot be") as seen:
+        with pytest.warns(  # noqa: PT031
+            MambinoWarning, match="nothing more is sent to mlflow wandb: tracking.json cannot be"
+        ) as seen:
             tell(epoch(1))
             tell(epoch(2))
     assert len(seen) == 1

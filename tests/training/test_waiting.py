@@ -118,7 +118,7 @@ def test_a_second_ctrl_c_ends_the_wait(monkeypatch):
     pressing = [threading.Timer(after, os.kill, (os.getpid(), signal.SIGINT)) for after in (0.3, 0.6)]
     for timer in pressing:
         timer.start()
-    with pytest.raises(KeyboardInterrupt), after_the_step() as check:
+    with pytest.raises(KeyboardInterrupt), after_the_step() as check:  # noqa: PT012
         next(numbers)
         check()
     for timer in pressing:
@@ -131,7 +131,7 @@ def test_a_second_ctrl_c_ends_the_wait(monkeypatch):
 def test_what_the_thread_that_learns_reads_is_watched_as_well(how):
     threading.Timer(0.4, Stuck.answer.set).start()
     numbers = stream(source([stuck() if how == "a patch" else case()]), 0, 0, slow=0.1)
-    with pytest.warns(MambinoWarning, match=r"^case liver_4 has been read for 0\.\d+ s; waiting on$") as seen:
+    with pytest.warns(MambinoWarning, match=r"^case liver_4 has been read for 0\.\d+ s; waiting on$") as seen:  # noqa: PT031
         next(numbers)
         if how != "a patch":
             look(Toy().eval(), stuck(), config(), TWO, Precision(torch.device("cpu")))

@@ -21,8 +21,8 @@ from mambino.core.records import read, record, replacing, unwritable, write
 from mambino.errors import FileFormatError
 
 SAMPLE = 10_000
-"""So many voxels of each label are remembered at most, to centre patches on; those of a label are found by this number, so
-that another one needs another version of the files."""
+"""So many voxels of each label are remembered at most, to centre patches on; those of a label are found by this number,
+so that another one needs another version of the files."""
 
 _PARTS = ("image", "labels", "locations")
 # Measured on a 512x512x200 volume: smaller and 28 times faster to write than zstd level 8 (docs/preprocessing.md).
@@ -278,7 +278,9 @@ def _counts(folder: Path, facts: StoredFacts) -> dict[int, int]:
     try:
         return {number: max(0, min(facts.counts[str(number)], SAMPLE)) for number in sorted(map(int, facts.counts))}
     except (ValueError, KeyError):
-        raise FileFormatError(f"{folder / facts.id}.json counts voxels of labels that are no numbers", hint=_AGAIN) from None
+        raise FileFormatError(
+            f"{folder / facts.id}.json counts voxels of labels that are no numbers", hint=_AGAIN
+        ) from None
 
 
 def _compressed(array: NDArray[Any], slices: bool) -> bytes:

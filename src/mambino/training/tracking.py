@@ -84,15 +84,15 @@ def tracked(
         known = replace(known, step=epoch.step)
         if _tried(" ".join(sinks), partial(write, known, path)) is None:
             sinks.clear()
-        for name, sink in list(sinks.items()):
-            if _tried(name, partial(_done, partial(sink.send, numbers_of(epoch), epoch.step))) is None:
-                del sinks[name]
+        for one, sink in list(sinks.items()):
+            if _tried(one, partial(_done, partial(sink.send, numbers_of(epoch), epoch.step))) is None:
+                del sinks[one]
 
     try:
         yield send
     finally:
-        for name, sink in sinks.items():
-            _tried(name, sink.close)
+        for one, sink in sinks.items():
+            _tried(one, sink.close)
 
 
 def _done(call: Callable[[], None]) -> bool:
@@ -148,7 +148,7 @@ def _tried(name: str, call: Callable[[], Any]) -> Any:
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     thread.join(PATIENCE)
-    value, error = found if found else (None, TimeoutError(f"no answer for {PATIENCE:.4g} s"))
+    value, error = found or (None, TimeoutError(f"no answer for {PATIENCE:.4g} s"))
     if isinstance(error, MissingExtraError):
         raise error
     if error is not None:

@@ -131,8 +131,8 @@ def _score(
     found = np.zeros((len(labels.names), 4), np.int64)
     for rows, logits in _slabs(network, image, config, precision):
         masks = Look(logits, truth[rows], valid[rows]).masks(labels)
-        for total, mask, group in zip(found, masks, labels.names.values(), strict=True):
-            total += astuple(counts(mask, np.isin(truth[rows], group), valid[rows]))
+        for i, (mask, group) in enumerate(zip(masks, labels.names.values(), strict=True)):
+            found[i] += astuple(counts(mask, np.isin(truth[rows], group), valid[rows]))
     return {name: dice(Counts(*total)) for name, total in zip(labels.names, found.tolist(), strict=True)}
 
 

@@ -92,7 +92,7 @@ def stream(
 ) -> Yielding[T, None, None]:
     """Yield make(first), make(first + 1), ... for ever, prepared in advance by `workers` threads.
 
-    What goes wrong in a thread is raised here, in its turn. Without workers everything happens on demand, and what hangs
+    What goes wrong in a thread is raised here, in its turn. Without workers all happens on demand, and what hangs
     is named by a warning; there is nobody then to raise an error.
 
     Args:
@@ -111,9 +111,7 @@ def stream(
             yield from _prepared(make, first, workers, slow, hung)
 
 
-def _prepared(
-    make: Callable[[int], T], first: int, workers: int, slow: float, hung: float
-) -> Yielding[T, None, None]:
+def _prepared(make: Callable[[int], T], first: int, workers: int, slow: float, hung: float) -> Yielding[T, None, None]:
     tasks: SimpleQueue[_Slot[T] | None] = SimpleQueue()
     threads = [threading.Thread(target=_work, args=(make, tasks), daemon=True) for _ in range(workers)]
     before = torch.get_num_threads()
