@@ -131,7 +131,7 @@ def _is_to_be_calibrated(bundle: Path) -> bool:
 def _plan_once(data: Path, work: Path, options: RunOptions, progress: Progress) -> Plan:
     """Plan, unless the same run has planned before: its plan may have been edited, and training follows it."""
     asked, kept = work / "run.json", work / "plan.json"
-    if asked.exists() and kept.exists() and read(RunOptions, asked) == options:
+    if asked.exists() and kept.exists() and replace(read(RunOptions, asked), log_to=options.log_to) == options:
         planned = read(Plan, kept)
         if Path(planned.folder).resolve() == data.resolve():
             return planned
@@ -157,6 +157,7 @@ def _train_options(work: Path, name: str, options: RunOptions, dataset: Dataset)
         minutes=options.minutes,
         device=options.device,
         seed=options.seed,
+        log_to=options.log_to,
         resume=(work / "runs" / f"{name}-0").exists(),
     )
 

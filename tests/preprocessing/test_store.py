@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -55,8 +57,12 @@ def test_locations_are_voxels_of_their_label(tmp_path, monkeypatch):
     locations = store.open("a").locations
     assert {number: len(voxels) for number, voxels in locations.items()} == {1: 50, 2: 1, 3: 50}
     for number, voxels in locations.items():
-        assert (labels[tuple(voxels.T)] == number).all()
-        assert len(np.unique(voxels, axis=0)) == len(voxels)
+        assert (labels[tuple(voxels[:].T)] == number).all()
+        assert len(np.unique(voxels[:], axis=0)) == len(voxels)
+        np.testing.assert_array_equal([voxels[i] for i in range(len(voxels))], voxels[:])
+        np.testing.assert_array_equal(voxels[-1], voxels[:][-1])
+        with pytest.raises(IndexError):
+            voxels[len(voxels)]
     assert store.facts("a").counts == {str(n): int((labels == n).sum()) for n in (1, 2, 3)}
 
 
@@ -72,10 +78,51 @@ def test_the_sample_follows_from_the_name_of_the_case(tmp_path, monkeypatch):
     store = Store(tmp_path)
     for name in ("a", "b"):
         store.write(name, image, labels, ORIGIN)
-    first, other = (store.open(name).locations[1] for name in ("a", "b"))
+    first, other = (store.open(name).locations[1][:] for name in ("a", "b"))
     store.write("a", image, labels, ORIGIN)
-    np.testing.assert_array_equal(store.open("a").locations[1], first)
+    np.testing.assert_array_equal(store.open("a").locations[1][:], first)
     assert not np.array_equal(first, other)
+
+
+def test_voxels_of_another_case_are_refused(tmp_path):
+    store = Store(tmp_path)
+    for name, most in (("a", 1), ("b", 3)):
+        store.write(name, *arrays((20, 20), most=most), ORIGIN)
+    case = store.open("b")
+    (tmp_path / "a.locations.b2nd").replace(tmp_path / "b.locations.b2nd")
+    with pytest.raises(FileFormatError, match="holds other voxels of label 3 than its record"):
+        case.locations[3][0]
+    facts = replace(case.facts, counts={"liver": 3})
+    with pytest.raises(FileFormatError, match=r"b\.json counts voxels of labels that are no numbers"):
+        assert replace(case, facts=facts).locations
+
+
+def read_by(call):
+    """Return how many bytes this process read from files during a call, and what came of it."""
+    before, found = READ.read_text(), call()
+    counted = [int(text.split()[1]) for text in (before, READ.read_text())]
+    return counted[1] - counted[0], found
+
+
+READ = Path("/proc/self/io")
+
+
+@pytest.mark.skipif(not READ.exists(), reason="only Linux counts what a process reads")
+def test_a_patch_and_a_location_are_read_without_the_case(tmp_path):
+    image, labels = arrays((128, 192, 256), most=20)
+    store = Store(tmp_path)
+    store.write("a", image, labels, ORIGIN)
+    case, sizes = store.open("a"), store.facts("a").sizes
+    read, patch = read_by(lambda: case.image_patch((40, 50, 60), (72, 82, 124)))
+    np.testing.assert_array_equal(patch, image[:, 40:72, 50:82, 60:124])
+    # Noise does not compress. The patch touches at most 2 x 2 x 2 blocks of 32 x 32 x 64 voxels.
+    assert patch.nbytes / 2 < read < 8 * 32 * 32 * 64 * 4 + 2**17 < sizes["image"] / 9
+    read, _ = read_by(lambda: case.labels_patch((40, 50, 60), (72, 82, 124)))
+    assert read < sizes["labels"] / 8
+    read, voxel = read_by(lambda: case.locations[7][5000])
+    assert labels[tuple(voxel)] == 7
+    assert read < sizes["locations"] / 8
+    assert read_by(lambda: list(case.locations))[0] < 2**12
 
 
 def test_equal_cases_are_equal_bytes(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+import threading
 from dataclasses import replace
 from types import ModuleType, SimpleNamespace
 
@@ -10,9 +11,13 @@ import pytest
 
 from mambino.cli.app import main
 from mambino.core.options import TrainOptions
-from mambino.errors import MambinoWarning, MissingExtraError
-from mambino.training import train
-from mambino.training.tracking import plain, tracked
+from mambino.core.records import record
+from mambino.errors import FileFormatError, MambinoWarning, MissingExtraError
+from mambino.training import tracking, train
+from mambino.training.pretraining import pretrain
+from mambino.training.tracking import SILENT, numbers_of, plain, tracked
+from tests.training.test_pretraining import SHORT as LESSON
+from tests.training.test_pretraining import folder as folder  # noqa: PLC0414 - a fixture
 from tests.training.test_training import SHORT, lines
 from tests.training.test_training import work as work  # noqa: PLC0414 - a fixture
 
@@ -25,7 +30,10 @@ class Server:
 
     def modules(self):
         tracking, mlflow, wandb = ModuleType("mlflow.tracking"), ModuleType("mlflow"), ModuleType("wandb")
-        tracking.MlflowClient, wandb.init = lambda: Client(self), self.init
+        tracking.MlflowClient, wandb.init, wandb.Settings = lambda: Client(self), self.init, dict
+        mlflow.entities = SimpleNamespace(
+            Param=lambda key, value: (key, value), Metric=lambda key, value, _time, step: (step, key, value)
+        )
         return {"mlflow": mlflow, "mlflow.tracking": tracking, "wandb": wandb}
 
     def begun(self, facts):
@@ -42,6 +50,7 @@ class Server:
 
     def init(self, **given):
         assert given["resume"] == "allow"
+        assert given["settings"] == SILENT
         run = given["id"] or self.begun(given["config"])
         return SimpleNamespace(
             id=run, log=lambda numbers, step: self.sent(run, numbers, step), finish=lambda: self.ended(run)
@@ -63,11 +72,11 @@ class Client:
     def create_run(self, _experiment, **_named):
         return SimpleNamespace(info=SimpleNamespace(run_id=self.server.begun({})))
 
-    def log_param(self, run, name, value):
-        self.server.runs[run]["facts"][name] = value
-
-    def log_metric(self, run, name, value, step):
-        self.server.sent(run, {name: value}, step)
+    def log_batch(self, run, metrics=(), params=()):
+        assert len(params) <= 100
+        self.server.runs[run]["facts"].update(params)
+        for step, name, value in metrics:
+            self.server.sent(run, {name: value}, step)
 
     def set_terminated(self, run):
         self.server.ended(run)
@@ -92,10 +101,10 @@ def test_a_tracker_gets_what_the_log_gets(work, server, name):
     logged = lines(work / "runs" / "2d-unet-0")
     for key in ("loss", "rate", "dice"):
         assert steps(run, key) == [(line["step"], line[key]) for line in logged if line[key] is not None]
-    assert steps(run, "dice/dark")[-1][1] == logged[-1]["per_label"]["dark"]
+    assert steps(run, "structures/dark")[-1][1] == logged[-1]["per_label"]["dark"]
     assert run["ended"] == 1
     assert run["facts"]["network"] == "unet"
-    assert run["facts"]["recipe.rate"] == 0.01
+    assert run["facts"]["recipe.rate"] == (0.01 if name == "wandb" else "0.01")
     said = json.dumps(server.runs)
     assert str(work) not in said
     assert "toy_" not in said
@@ -115,6 +124,88 @@ def test_a_run_that_goes_on_sends_to_the_same_run_and_no_step_twice(work, server
     for run in server.runs.values():
         assert [step for step, _ in steps(run, "loss")] == logged
     assert len(logged) == 5
+
+
+def test_a_run_that_is_complete_is_not_opened_again(work, server):
+    train(work, replace(SHORT, log_to=("wandb",)))
+    train(work, replace(SHORT, log_to=("wandb",), resume=True))
+    assert [run["ended"] for run in server.runs.values()] == [1]
+
+
+def test_a_run_that_is_killed_while_it_sends_leaves_the_step_out(tmp_path, server):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):  # noqa: PT012
+        patch.setattr(tracking, "numbers_of", killed)
+        with tracked(("wandb",), tmp_path, "title", {}) as tell:
+            tell(epoch(1))
+    with tracked(("wandb",), tmp_path, "title", {}) as tell:
+        tell(epoch(1))
+        tell(epoch(2))
+    (run,) = server.runs.values()
+    assert run["sent"] == [(2, {"loss": 0.5})]
+
+
+@record
+class Small:
+    """An epoch."""
+
+    number: int
+    step: int
+    loss: float = 0.5
+    per_label: dict[str, float | None] | None = None
+
+
+def epoch(step, **more):
+    return Small(number=step, step=step, **more)
+
+
+def test_names_of_structures_are_those_that_trackers_take():
+    found = numbers_of(epoch(1, per_label={"tumour (left)/core": 0.5, "Läsion 2": 0.25, "none": None}))
+    assert found == {"loss": 0.5, "structures/tumour _left__core": 0.5, "structures/Läsion 2": 0.25}
+
+
+def test_a_tracker_that_does_not_answer_is_let_go(tmp_path, server, monkeypatch):
+    answer = threading.Event()
+    monkeypatch.setattr(tracking, "PATIENCE", 0.2)
+    monkeypatch.setattr(server, "sent", lambda *_: answer.wait(30))
+    with (  # noqa: PT031
+        pytest.warns(MambinoWarning, match=r"nothing more is sent to mlflow: no answer for 0\.2 s") as seen,
+        tracked(("mlflow",), tmp_path, "title", {}) as tell,
+    ):
+        tell(epoch(1))
+        tell(epoch(2))
+    assert len(seen) == 1
+    assert not answer.is_set()
+    answer.set()
+
+
+def test_a_full_disk_ends_what_is_sent_and_nothing_else(tmp_path, server, monkeypatch):
+    def full(*_):
+        raise FileFormatError("tracking.json cannot be written: No space left on device")
+
+    with tracked(("mlflow", "wandb"), tmp_path, "title", {}) as tell:
+        monkeypatch.setattr(tracking, "write", full)
+        with pytest.warns(  # noqa: PT031
+            MambinoWarning, match="nothing more is sent to mlflow wandb: tracking.json cannot be"
+        ) as seen:
+            tell(epoch(1))
+            tell(epoch(2))
+    assert len(seen) == 1
+    assert [run["sent"] for run in server.runs.values()] == [[], []]
+
+
+def test_pretraining_tells_trackers_too(folder, tmp_path, server):
+    options = replace(LESSON, log_to=("wandb",))
+    pretrain(folder, tmp_path / "out", replace(options, epochs=1))
+    pretrain(folder, tmp_path / "out", replace(options, resume=True))
+    (run,) = server.runs.values()
+    logged = lines(tmp_path / "out")
+    assert steps(run, "accuracy") == [(line["step"], line["accuracy"]) for line in logged]
+    assert len(logged) == 2
+    assert run["facts"]["classes"] == 2
+    assert str(tmp_path) not in json.dumps(server.runs)
 
 
 def test_a_server_that_is_away_warns_once_and_training_goes_on(work, server):
@@ -166,8 +257,8 @@ def test_without_trackers_nothing_is_written(tmp_path):
 
 
 def test_facts_are_flat_and_hold_no_path(tmp_path):
-    facts = {"a": {"b": 1, "c": (1, 2)}, "d": None, "e": tmp_path, "f": "text"}
-    assert plain(facts) == {"a.b": 1, "a.c": "1 2", "f": "text"}
+    facts = {"a": {"b": 1, "c": (1, 2)}, "d": None, "e": tmp_path, "f": "text", "g": (tmp_path, 3)}
+    assert plain(facts) == {"a.b": 1, "a.c": "1 2", "f": "text", "g": "3"}
 
 
 def test_the_option_has_a_default():

@@ -171,6 +171,7 @@ class PretrainOptions:
         precision: "auto" takes bf16 on GPUs that have it.
         device: where to learn.
         threads: of the processor; 0 takes all.
+        log_to: trackers that get what log.jsonl gets, as in "--log-to tensorboard mlflow"; each is an extra.
         resume: go on with the run from where it stopped.
     """
 
@@ -195,6 +196,7 @@ class PretrainOptions:
     precision: Literal["auto", "float32", "bf16"] = "auto"
     device: Device = "auto"
     threads: Annotated[int, Ge(0)] = 0
+    log_to: tuple[Tracker, ...] = ()
     resume: bool = False
 
 
@@ -306,6 +308,7 @@ class RunOptions:
         device: where to train and predict.
         seed: of folds, weights, sampling and augmentation.
         mirror: average predictions over mirrored inputs.
+        log_to: trackers that get what log.jsonl gets, as in "--log-to tensorboard mlflow" after the folder.
     """
 
     models: tuple[str, ...] = ()
@@ -317,6 +320,7 @@ class RunOptions:
     device: Device = "auto"
     seed: Annotated[int, Ge(0)] = 0
     mirror: bool = False
+    log_to: tuple[Tracker, ...] = ()
 
 
 def named_values(words: tuple[str, ...], flag: str = "set", example: str = "depths=2,2,2,2") -> dict[str, Value]:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
+from torch.nn.functional import conv2d, conv3d, interpolate
 
 from mambino.errors import OptionError, ShapeError
 from mambino.models.stages import Sizes, Stages, UShaped, assembled, counted, make_stages
@@ -21,6 +21,7 @@ from mambino.nn.mixers import Mixer, Scan, make_mixer
 from mambino.nn.tokens import to_image, to_tokens
 
 FEATURES = (32, 64, 128, 256, 320, 320)
+POINTWISE = {2: conv2d, 3: conv3d}
 
 
 class UMambaBot(UShaped):
@@ -191,7 +192,12 @@ class MambaLayer(nn.Module):
 
 
 class ProjectedBlock(nn.Module):
-    """Two convolutions with norms; the way past them is a plain pointwise convolution, also where nothing changes."""
+    """Two convolutions with norms; the way past them is a plain pointwise convolution, also where nothing changes.
+
+    Where that strides, the voxels that it sees are taken out first. On processors with AVX2 alone, with one thread and
+    fewer than eight channels that lie last, oneDNN's gradient of the strided one writes beyond its memory (oneDNN 3.12
+    in torch 2.13).
+    """
 
     def __init__(
         self, dim: int, in_channels: int, out_channels: int, kernel: Sequence[int], stride: Sequence[int]
@@ -206,7 +212,10 @@ class ProjectedBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.activation(self.norm1(self.conv1(x)))
-        result: Tensor = self.activation(self.norm2(self.conv2(y)) + self.conv3(x))
+        thin = tuple(slice(None, None, step) for step in self.conv3.stride)
+        seen = x[(slice(None), slice(None), *thin)]
+        past = POINTWISE[x.ndim - 2](seen, self.conv3.weight, self.conv3.bias)
+        result: Tensor = self.activation(self.norm2(self.conv2(y)) + past)
         return result
 
 

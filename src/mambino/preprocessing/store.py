@@ -9,7 +9,7 @@ import hashlib
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +21,8 @@ from mambino.core.records import read, record, replacing, unwritable, write
 from mambino.errors import FileFormatError
 
 SAMPLE = 10_000
-"""So many voxels of each label are remembered at most, to centre patches on."""
+"""So many voxels of each label are remembered at most, to centre patches on; those of a label are found by this number,
+so that another one needs another version of the files."""
 
 _PARTS = ("image", "labels", "locations")
 # Measured on a 512x512x200 volume: smaller and 28 times faster to write than zstd level 8 (docs/preprocessing.md).
@@ -75,7 +76,41 @@ class StoredFacts:
     sums: dict[str, int]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredVoxels:
+    """Voxel indices [n, d] of one label, of which single ones are read without the others.
+
+    Attributes:
+        file: where those of all labels lie, one label after the other.
+        number: of the label.
+        first, stop: the rows of the label.
+    """
+
+    file: Path
+    number: int
+    first: int
+    stop: int
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return self.stop - self.first
+
+    def __getitem__(self, which: int | slice) -> NDArray[np.int32]:
+        """Read one index [d], or neighbouring ones [n, d].
+
+        Raises:
+            FileFormatError: the file is gone, damaged, or of another case.
+            IndexError: there is no such voxel.
+        """
+        wanted = range(self.first, self.stop)[which]
+        first, stop = (wanted, wanted + 1) if isinstance(wanted, int) else (wanted.start, wanted.stop)
+        rows = _read(self.file, (slice(first, stop), slice(None)))
+        if len(rows) != stop - first or (rows[:, 0] != self.number).any():
+            raise FileFormatError(f"{self.file} holds other voxels of label {self.number} than its record", hint=_AGAIN)
+        return rows[0, 1:] if isinstance(wanted, int) else rows[:, 1:]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class StoredCase:
     """A prepared case on disk, of which parts are read on demand."""
 
@@ -92,11 +127,15 @@ class StoredCase:
         """Voxels along each axis."""
         return self.facts.shape
 
-    @cached_property
-    def locations(self) -> Mapping[int, NDArray[np.int32]]:
-        """Voxel indices [n, d] of at most `SAMPLE` voxels of each label that occurs, background excepted."""
-        rows = _read(_file(self.folder, self.id, "locations"), (slice(None), slice(None)))
-        return {int(number): rows[rows[:, 0] == number, 1:] for number in np.unique(rows[:, 0])}
+    @property
+    def locations(self) -> Mapping[int, "StoredVoxels"]:
+        """Voxel indices [n, d] of at most `SAMPLE` voxels of each label that occurs, background excepted.
+
+        They stay on disk until one is asked for: a thousand cases of a hundred structures have 16 GB of them.
+        """
+        file, counts = _file(self.folder, self.id, "locations"), _counts(self.folder, self.facts)
+        edges = accumulate(counts.values(), initial=0)
+        return {n: StoredVoxels(file, n, *span) for n, span in zip(counts, pairwise(edges), strict=True)}
 
     def image_patch(self, start: Sequence[int], stop: Sequence[int]) -> NDArray[np.float32]:
         """Read the voxels [c, *stop-start] float32 from `start` to before `stop`, both inside the case.
@@ -232,6 +271,16 @@ class Store:
 
 def _file(folder: Path, case: str, part: str) -> Path:
     return folder / f"{case}.{part}.b2nd"
+
+
+def _counts(folder: Path, facts: StoredFacts) -> dict[int, int]:
+    """Return how many voxels of each label were remembered, in the order of the file."""
+    try:
+        return {number: max(0, min(facts.counts[str(number)], SAMPLE)) for number in sorted(map(int, facts.counts))}
+    except (ValueError, KeyError):
+        raise FileFormatError(
+            f"{folder / facts.id}.json counts voxels of labels that are no numbers", hint=_AGAIN
+        ) from None
 
 
 def _compressed(array: NDArray[Any], slices: bool) -> bytes:

@@ -191,7 +191,7 @@ def _together(
         pretrained = all_.each(folder.init.exists())[0] > 0  # the first process may have written it just now
         course = _course(plan, run, cases, Precision(device, run.precision), all_, pretrained=pretrained)
         state.seconds += all_.each(time.perf_counter() - began)[0]
-        sinks = options.log_to if all_.first else ()
+        sinks = options.log_to if all_.first and not finished(state) else ()
         told = tracked(sinks, folder.path, f"{plan.dataset} {folder.path.name}", _facts(run))
         with after_the_step() as check, told as tell:
             if not finished(state):

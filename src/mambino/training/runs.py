@@ -258,5 +258,5 @@ def number_of(line: str) -> int:
     """Return the epoch of a line of the log; a line cut short by a full disk belongs to none."""
     try:
         return int(from_json(line)["number"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         return 1 << 60

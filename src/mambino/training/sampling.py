@@ -7,7 +7,7 @@ sees the batches it would have seen, however many were prepared in advance and h
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -32,10 +32,17 @@ from mambino.training.intensity import below
 from mambino.training.loss import learnable
 from mambino.training.processes import ALONE, Processes
 from mambino.training.terms import IGNORED
-from mambino.training.waiting import reading
+from mambino.training.waiting import reading, watched
 
 HELD_SHARE = 0.25
 """Prepared cases are kept in memory when all of them take at most this share of what is free."""
+
+
+class Voxels(Protocol):
+    """Indices of voxels [n d], in memory or on disk."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, which: Any, /) -> NDArray[np.integer]: ...
 
 
 @runtime_checkable
@@ -47,7 +54,7 @@ class Readable(Protocol):
     @property
     def shape(self) -> tuple[int, ...]: ...
     @property
-    def locations(self) -> Mapping[int, NDArray[np.integer]]: ...
+    def locations(self) -> Mapping[int, Voxels]: ...
     def image_patch(self, start: Sequence[int], stop: Sequence[int]) -> NDArray[np.float32]: ...
     def labels_patch(self, start: Sequence[int], stop: Sequence[int]) -> NDArray[np.int16]: ...
 
@@ -58,7 +65,7 @@ class HeldCase:
 
     id: str
     shape: tuple[int, ...]
-    locations: Mapping[int, NDArray[np.integer]]
+    locations: Mapping[int, Voxels]
     image: NDArray[np.float32]
     labels: NDArray[np.int16]
 
@@ -114,8 +121,16 @@ class Patches:
 
     def _draw(self, generator: Generator) -> tuple[Float[Tensor, "c *s"], Int[Tensor, "*s"]]:
         case = self.cases[_below(len(self.cases), generator)]
+        try:
+            return self._patch_of(case, generator)
+        except Exception as error:
+            error.add_note(f"while a patch of case {case.id} was made")
+            raise
+
+    def _patch_of(self, case: Readable, generator: Generator) -> tuple[Float[Tensor, "c *s"], Int[Tensor, "*s"]]:
         size = (1, *self.patch) if self.slices else self.patch
-        start = place(case, size, self.foreground, generator)
+        with reading(f"case {case.id}"):
+            start = place(case, size, self.foreground, generator)
         quarters = self.augmentation.quarters > 0 and below(self.augmentation.quarters, generator)
         matrix = None if quarters else spatial_matrix(self.augmentation.turn, self.augmentation.spacing, generator)
         margin = (0,) * len(self.patch) if matrix is None else margins(matrix, self.patch)
@@ -182,7 +197,7 @@ def read(case: Readable, start: Sequence[int], size: Sequence[int]) -> tuple[Flo
     """
     low = [min(max(a, 0), s) for a, s in zip(start, case.shape, strict=True)]
     high = [min(max(a + n, lo), s) for a, n, lo, s in zip(start, size, low, case.shape, strict=True)]
-    image, labels = _stored(case, low, high)
+    image, labels = stored(case, low, high)
     inside = tuple(slice(lo - a, hi - a) for lo, hi, a in zip(low, high, start, strict=True))
     voxels = torch.zeros(image.shape[0], *size)
     numbers = torch.full(tuple(size), IGNORED, dtype=torch.int16)
@@ -193,10 +208,11 @@ def read(case: Readable, start: Sequence[int], size: Sequence[int]) -> tuple[Flo
 
 def held(cases: Sequence[Readable], channels: int, holders: int = 1) -> Sequence[Readable]:
     """Return the cases in memory where all of them, so many times, are small beside what is free, else as they are."""
-    size = sum(prod(case.shape) for case in cases) * (4 * channels + 2) / 2**30
+    size = sum(prod(case.shape) * (4 * channels + 2) + _size_of_locations(case) for case in cases) / 2**30
     if holders * size > HELD_SHARE * machine.memory():
         return cases
-    return [_hold(case) for case in cases]
+    with watched():
+        return [_hold(case) for case in cases]
 
 
 def mixed(seed: int, number: int) -> int:
@@ -209,18 +225,27 @@ def mixed(seed: int, number: int) -> int:
 
 
 def _hold(case: Readable) -> HeldCase:
-    image, labels = _stored(case, [0] * len(case.shape), case.shape)
-    return HeldCase(case.id, tuple(case.shape), case.locations, np.asarray(image), np.asarray(labels))
+    image, labels = stored(case, [0] * len(case.shape), case.shape)
+    locations = {number: voxels[:] for number, voxels in case.locations.items()}
+    return HeldCase(case.id, tuple(case.shape), locations, np.asarray(image), np.asarray(labels))
+
+
+def _size_of_locations(case: Readable) -> int:
+    return sum(len(voxels) * len(case.shape) * 4 for voxels in case.locations.values())
 
 
 def _below(limit: int, generator: Generator) -> int:
     return int(torch.randint(limit, (), generator=generator).item())
 
 
-def _stored(case: Readable, low: Sequence[int], high: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.integer]]:
-    """Read the voxels between two corners; say which case is at fault where that fails."""
+def stored(case: Readable, low: Sequence[int], high: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.integer]]:
+    """Read the voxels [c *s] and label numbers [*s] between two corners.
+
+    Raises:
+        DataError: they cannot be read; names the case.
+    """
     try:
-        with reading(case.id):
+        with reading(f"case {case.id}"):
             return case.image_patch(low, high), case.labels_patch(low, high)
     except Error:
         raise

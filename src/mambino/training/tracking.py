@@ -1,9 +1,12 @@
 """Trackers: what `log.jsonl` holds, sent to TensorBoard, MLflow or Weights & Biases as well.
 
-The log stays the truth. A tracker that fails is let go with a warning, and training goes on. What is sent are numbers
-of epochs and plain values of the plan and of the options; no path, no name of a case.
+The log stays the truth. A tracker that fails, or does not answer, is let go with a warning, and training goes on. What
+is sent are numbers of epochs and plain values of the plan and of the options; no path, no name of a case.
 """
 
+import re
+import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +20,9 @@ from mambino.core.records import read, record, write
 from mambino.errors import MambinoWarning, MissingExtraError
 
 Numbers = Mapping[str, float]
+
+PATIENCE = 60.0
+"""Seconds that a tracker has for an epoch; one that takes longer is let go."""
 
 
 @record
@@ -74,17 +80,19 @@ def tracked(
         nonlocal known
         if not sinks or epoch.step <= known.step:
             return
-        for sink, send_it in [(sink, partial(one.send, numbers_of(epoch), epoch.step)) for sink, one in sinks.items()]:
-            if not _tried(sink, partial(_done, send_it)):
-                del sinks[sink]
+        # Written first: a run that is killed in between leaves a step out, and does not send it twice.
         known = replace(known, step=epoch.step)
-        write(known, path)
+        if _tried(" ".join(sinks), partial(write, known, path)) is None:
+            sinks.clear()
+        for one, sink in list(sinks.items()):
+            if _tried(one, partial(_done, partial(sink.send, numbers_of(epoch), epoch.step))) is None:
+                del sinks[one]
 
     try:
         yield send
     finally:
-        for sink, one in sinks.items():
-            _tried(sink, one.close)
+        for one, sink in sinks.items():
+            _tried(one, sink.close)
 
 
 def _done(call: Callable[[], None]) -> bool:
@@ -93,11 +101,14 @@ def _done(call: Callable[[], None]) -> bool:
 
 
 def numbers_of(epoch: Any) -> dict[str, float]:
-    """Return the numbers of an epoch by name; those of structures as "dice/<structure>"."""
+    """Return the numbers of an epoch by name; those of structures as "structures/<name>".
+
+    Not "dice/<name>": MLflow keeps "dice" as a file, and a file cannot be a folder as well.
+    """
     found: dict[str, float] = {}
     for name, value in asdict(epoch).items():
         if isinstance(value, dict):
-            found |= {f"dice/{label}": number for label, number in value.items() if number is not None}
+            found |= {f"structures/{_one_word(label)}": number for label, number in value.items() if number is not None}
         elif isinstance(value, int | float) and not isinstance(value, bool) and name not in {"number", "of", "step"}:
             found[name] = value
     return found
@@ -110,26 +121,44 @@ def plain(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, Mapping):
             found |= plain(value, f"{prefix}{name}.")
         elif isinstance(value, list | tuple):
-            found[prefix + name] = " ".join(map(str, value))
+            found[prefix + name] = " ".join(str(one) for one in value if not isinstance(one, Path))
         elif value is not None and not isinstance(value, Path):
             found[prefix + name] = value
     return found
 
 
+def _one_word(name: str) -> str:
+    """Return a name as all trackers take it: MLflow refuses most signs, and a slash would make folders."""
+    return re.sub(r"[^\w\-. ]", "_", name)
+
+
 def _tried(name: str, call: Callable[[], Any]) -> Any:
-    """Return what a tracker returns; warn and return None where it fails."""
-    try:
-        return call()
-    except MissingExtraError:
-        raise
-    except Exception as error:
+    """Return what a tracker returns; warn and return None where it fails or takes too long.
+
+    It is called in a thread of its own, which is left alone where a server does not answer.
+    """
+    found: list[Any] = []
+
+    def work() -> None:
+        try:
+            found.extend((call(), None))
+        except BaseException as error:
+            found.extend((None, error))
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    value, error = found or (None, TimeoutError(f"no answer for {PATIENCE:.4g} s"))
+    if isinstance(error, MissingExtraError):
+        raise error
+    if error is not None:
         why = str(error).strip().splitlines()
         warnings.warn(
             f"nothing more is sent to {name}: {why[0] if why else type(error).__name__}; log.jsonl goes on",
             MambinoWarning,
             stacklevel=3,
         )
-        return None
+    return value
 
 
 class TensorBoard:
@@ -160,30 +189,38 @@ class MLflow:
 
     def __init__(self, _folder: Path, known: str, title: str, facts: Mapping[str, Any]) -> None:
         try:
-            from mlflow.tracking import MlflowClient  # noqa: PLC0415 - an extra
+            from mlflow import entities  # noqa: PLC0415 - an extra
+            from mlflow.tracking import MlflowClient  # noqa: PLC0415
         except ImportError:
             raise _missing("mlflow") from None
-        self._client = MlflowClient()
+        self._client, self._entities = MlflowClient(), entities
         self.id = known or self._begun(title, facts)
 
     def _begun(self, title: str, facts: Mapping[str, Any]) -> str:
         experiment = self._client.get_experiment_by_name("mambino")
         place = experiment.experiment_id if experiment else self._client.create_experiment("mambino")
         run = str(self._client.create_run(place, run_name=title).info.run_id)
-        for name, value in facts.items():
-            self._client.log_param(run, name, value)
+        params = [self._entities.Param(_one_word(name), str(value)[:500]) for name, value in facts.items()]
+        for start in range(0, len(params), 100):  # MLflow takes no more at once, and no longer values
+            self._client.log_batch(run, params=params[start : start + 100])
         return run
 
     def send(self, numbers: Numbers, step: int) -> None:
-        for name, value in numbers.items():
-            self._client.log_metric(self.id, name, value, step=step)
+        now = int(1000 * time.time())
+        metrics = [self._entities.Metric(name, value, now, step) for name, value in numbers.items()]
+        for start in range(0, len(metrics), 1000):
+            self._client.log_batch(self.id, metrics=metrics[start : start + 1000])
 
     def close(self) -> None:
         self._client.set_terminated(self.id)
 
 
 class Wandb:
-    """A run of the project "mambino", offline where WANDB_MODE says so."""
+    """A run of the project "mambino", offline where WANDB_MODE says so.
+
+    W&B would send the command line, the host, git's state, installed packages and all that is printed, and with them
+    paths and names of cases. All of it is turned off.
+    """
 
     def __init__(self, folder: Path, known: str, title: str, facts: Mapping[str, Any]) -> None:
         try:
@@ -191,7 +228,13 @@ class Wandb:
         except ImportError:
             raise _missing("wandb") from None
         self._run = wandb.init(
-            project="mambino", name=title, id=known or None, resume="allow", config=dict(facts), dir=str(folder)
+            project="mambino",
+            name=title,
+            id=known or None,
+            resume="allow",
+            config=dict(facts),
+            dir=str(folder),
+            settings=wandb.Settings(**SILENT),
         )
         self.id = str(self._run.id)
 
@@ -201,6 +244,19 @@ class Wandb:
     def close(self) -> None:
         self._run.finish()
 
+
+SILENT: Mapping[str, Any] = {
+    "console": "off",
+    "host": "",
+    "disable_git": True,
+    "disable_code": True,
+    "save_code": False,
+    "x_disable_meta": True,
+    "x_disable_machine_info": True,
+    "x_disable_stats": True,
+    "x_save_requirements": False,
+}
+"""What Weights & Biases is told not to collect."""
 
 SINKS: Mapping[Tracker, Callable[[Path, str, str, Mapping[str, Any]], Sink]] = {
     "tensorboard": TensorBoard,

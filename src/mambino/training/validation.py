@@ -1,7 +1,7 @@
 """How good a network is on whole cases that it does not learn from."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass
 from math import ceil
 from statistics import fmean
 from typing import TypeVar
@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from mambino.core.labels import Labels
 from mambino.core.plan import Config
-from mambino.metrics.overlap import counts, dice
+from mambino.metrics.overlap import Counts, counts, dice
 from mambino.ops.windows import blend, positions
 from mambino.training.precision import Precision
 from mambino.training.processes import ALONE, Processes
-from mambino.training.sampling import Readable
+from mambino.training.sampling import Readable, stored
 
 T = TypeVar("T")
 
@@ -126,11 +126,14 @@ def _mean(table: Float[Tensor, "n k"], known: Bool[Tensor, "n k"], labels: Label
 def _score(
     network: nn.Module, case: Readable, config: Config, labels: Labels, precision: Precision
 ) -> dict[str, float | None]:
-    seen = look(network, case, config, labels, precision)
-    return {
-        name: dice(counts(mask, np.isin(seen.truth, group), seen.valid))
-        for (name, group), mask in zip(labels.names.items(), seen.masks(labels), strict=True)
-    }
+    """Compare slab by slab: what is held of a case are its voxels and labels, not the logits of all of it."""
+    image, truth, valid = _whole(case, labels, precision)
+    found = np.zeros((len(labels.names), 4), np.int64)
+    for rows, logits in _slabs(network, image, config, precision):
+        masks = Look(logits, truth[rows], valid[rows]).masks(labels)
+        for i, (mask, group) in enumerate(zip(masks, labels.names.values(), strict=True)):
+            found[i] += astuple(counts(mask, np.isin(truth[rows], group), valid[rows]))
+    return {name: dice(Counts(*total)) for name, total in zip(labels.names, found.tolist(), strict=True)}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -157,25 +160,40 @@ class Look:
 
 def look(network: nn.Module, case: Readable, config: Config, labels: Labels, precision: Precision) -> Look:
     """Segment a case with sliding windows; the network is in eval mode."""
-    whole = [0] * len(case.shape), case.shape
-    image = torch.from_numpy(np.ascontiguousarray(case.image_patch(*whole))).to(precision.device)
-    truth = np.asarray(case.labels_patch(*whole))
+    image, truth, valid = _whole(case, labels, precision)
+    whole: Tensor | None = None
+    for rows, logits in _slabs(network, image, config, precision):
+        whole = logits.new_empty(len(logits), *truth.shape) if whole is None else whole
+        whole[(slice(None), *rows)] = logits
+    assert whole is not None, "a case has rows"
+    return Look(whole, truth, valid)
+
+
+def _whole(
+    case: Readable, labels: Labels, precision: Precision
+) -> tuple[Float[Tensor, "c *s"], NDArray[np.integer], NDArray[np.bool_]]:
+    """Return the image, its label numbers, and which voxels somebody annotated."""
+    voxels, truth = stored(case, [0] * len(case.shape), case.shape)
     valid = (truth >= 0) & (truth != (-1 if labels.ignore is None else labels.ignore))
-    return Look(_logits(network, image, config, precision), truth, valid)
+    return torch.from_numpy(np.ascontiguousarray(voxels)).to(precision.device), np.asarray(truth), valid
 
 
-def _logits(
+def _slabs(
     network: nn.Module, image: Float[Tensor, "c *s"], config: Config, precision: Precision
-) -> Float[Tensor, "k *s"]:
+) -> Iterator[tuple[tuple[int | slice, ...], Float[Tensor, "k *rows"]]]:
+    """Yield which part of the case, and the logits of it: rows of the case, or of each of its slices."""
+
     def forward(batch: Tensor) -> Tensor:
         with torch.no_grad(), precision.autocast():
             logits: Tensor = network(batch)
         return logits.float()
 
-    def blended(array: Tensor) -> Tensor:
-        slabs = blend(forward, array, config.patch, OVERLAP, batch=config.batch)
-        return torch.cat([slab.scores for slab in slabs], 1)
+    def blended(array: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        for slab in blend(forward, array, config.patch, OVERLAP, batch=config.batch):
+            yield slice(slab.start, slab.start + slab.scores.shape[1]), slab.scores
 
     if config.slice_axis is None:
-        return blended(image)
-    return torch.stack([blended(image[:, i]) for i in range(image.shape[1])], 1)
+        yield from (((rows,), logits) for rows, logits in blended(image))
+    else:
+        for i in range(image.shape[1]):
+            yield from (((i, rows), logits) for rows, logits in blended(image[:, i]))

@@ -1,7 +1,8 @@
 """Batches prepared in advance by threads that are watched: errors are raised, and what hangs is named.
 
 A thread says what it reads (`reading`), so that a warning and an error can name the case. Threads are daemons: one that
-waits for a dead file system for ever does not keep the program alive.
+waits for a dead file system for ever does not keep the program alive. What the thread that learns reads by itself is
+watched as well: whole cases to validate on, and without workers every patch.
 """
 
 import threading
@@ -25,6 +26,8 @@ AHEAD = 4
 """Batches that are prepared in advance."""
 SLOW, HUNG = 60.0, 1800.0
 """Seconds without a batch after which a warning names what is read, and after which the run ends with an error."""
+LEAVING = 5.0
+"""Seconds that threads have to end in when a run does; one that still reads then is left to the system."""
 
 _READING: dict[int, tuple[str, float]] = {}
 """By the thread, what it reads and since when."""
@@ -32,13 +35,26 @@ _READING: dict[int, tuple[str, float]] = {}
 
 @contextmanager
 def reading(what: str) -> Iterator[None]:
-    """Tell whoever waits for this thread what it reads."""
+    """Tell whoever waits for this thread what it reads, as in "case heart_7"."""
     thread = threading.get_ident()
     _READING[thread] = what, time.monotonic()
     try:
         yield
     finally:
         _READING.pop(thread, None)
+
+
+@contextmanager
+def watched(slow: float = SLOW) -> Iterator[None]:
+    """Warn where this thread, for which nobody waits, reads something for longer than `slow` seconds."""
+    over = threading.Event()
+    watch = threading.Thread(target=_watch, args=(threading.get_ident(), slow, over), daemon=True)
+    watch.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watch.join(LEAVING)
 
 
 class _Slot(Generic[T]):
@@ -76,7 +92,8 @@ def stream(
 ) -> Yielding[T, None, None]:
     """Yield make(first), make(first + 1), ... for ever, prepared in advance by `workers` threads.
 
-    What goes wrong in a thread is raised here, in its turn. Without workers everything happens on demand.
+    What goes wrong in a thread is raised here, in its turn. Without workers all happens on demand, and what hangs
+    is named by a warning; there is nobody then to raise an error.
 
     Args:
         make: from a number to a batch.
@@ -87,8 +104,14 @@ def stream(
     Raises:
         DataError: no batch came for `hung` seconds; names the case that is being read.
     """
-    if workers == 0:
-        yield from map(make, count(first))
+    with watched(slow):
+        if workers == 0:
+            yield from map(make, count(first))
+        else:
+            yield from _prepared(make, first, workers, slow, hung)
+
+
+def _prepared(make: Callable[[int], T], first: int, workers: int, slow: float, hung: float) -> Yielding[T, None, None]:
     tasks: SimpleQueue[_Slot[T] | None] = SimpleQueue()
     threads = [threading.Thread(target=_work, args=(make, tasks), daemon=True) for _ in range(workers)]
     before = torch.get_num_threads()
@@ -114,8 +137,9 @@ def stream(
             slot.number = -1  # nobody wants it any more
         for _ in threads:
             tasks.put(None)
+        end = time.monotonic() + LEAVING
         for thread in threads:
-            thread.join(0.0 if thread.ident in _READING and _since(thread) > slow else None)
+            thread.join(max(0.0, end - time.monotonic()))
 
 
 def _work(make: Callable[[int], T], tasks: "SimpleQueue[_Slot[T] | None]") -> None:
@@ -129,15 +153,23 @@ def _work(make: Callable[[int], T], tasks: "SimpleQueue[_Slot[T] | None]") -> No
             slot.done.set()
 
 
-def _since(thread: threading.Thread) -> float:
-    _, begin = _READING.get(thread.ident or 0, ("", time.monotonic()))
-    return time.monotonic() - begin
+def _watch(thread: int, slow: float, over: threading.Event) -> None:
+    """Warn, once for each read that takes too long."""
+    told: tuple[str, float] | None = None
+    while not over.wait(slow / 4):
+        now = _READING.get(thread)
+        if now and now is not told and time.monotonic() - now[1] > slow:
+            told = now
+            warnings.warn(f"{_said(now)}; waiting on", MambinoWarning, stacklevel=2)
 
 
 def _read_by(workers: "list[threading.Thread]") -> str:
     """Say what the threads read, the longest first."""
-    now = time.monotonic()
-    found = sorted((_READING[t.ident] for t in workers if t.ident in _READING), key=lambda entry: entry[1])
-    if not found:
-        return "nothing is being read"
-    return ", ".join(f"case {what} has been read for {now - begin:.4g} s" for what, begin in found)
+    now = [_READING.get(thread.ident or 0) for thread in workers]
+    found = sorted((entry for entry in now if entry), key=lambda entry: entry[1])
+    return ", ".join(map(_said, found)) or "nothing is being read"
+
+
+def _said(entry: tuple[str, float]) -> str:
+    what, begin = entry
+    return f"{what} has been read for {time.monotonic() - begin:.4g} s"

@@ -3,6 +3,7 @@
 import copy
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
@@ -26,6 +27,7 @@ from mambino.training.pretraining.pictures import Batches, Look, Pictures, find_
 from mambino.training.processes import Processes, processes
 from mambino.training.runs import number_of
 from mambino.training.state import State, has_state, load_state, optimiser, save_state
+from mambino.training.tracking import tracked
 from mambino.weights.bundle import Bundle, save
 
 SAVE_EVERY = 60.0
@@ -119,8 +121,10 @@ def pretrain(
         if all_.rank == 0:
             _open(output, run, state)
         state.seconds += time.perf_counter() - began
-        with after_the_step() as check:
-            _learn(state, _lesson(pictures, options, device, all_), output, spec, run, check=check, on_epoch=on_epoch)
+        lesson = _lesson(pictures, options, device, all_)
+        told = tracked(options.log_to if all_.first else (), output, f"pretraining {spec.name}", _facts(run))
+        with after_the_step() as check, told as tell:
+            _learn(state, lesson, output, spec, run, check=check, on_epoch=on_epoch, tell=tell)
     return output / "model.safetensors"
 
 
@@ -133,6 +137,7 @@ def _learn(
     *,
     check: Callable[[], None],
     on_epoch: Callable[[PretrainEpoch], None],
+    tell: Callable[[PretrainEpoch], None],
 ) -> None:
     """Run the loop; the first process logs, saves and shows."""
     first, saved, accuracy = lesson.processes.rank == 0, time.perf_counter(), None
@@ -142,6 +147,7 @@ def _learn(
             if not first:
                 continue
             _log(epoch, output / "log.jsonl")
+            tell(epoch)
             on_epoch(epoch)
             if time.perf_counter() - saved > SAVE_EVERY:
                 save_state(state, output / "state.pt")
@@ -161,6 +167,11 @@ def _log(epoch: PretrainEpoch, path: Path) -> None:
             file.write(dump(epoch, indent=None) + "\n")
     except OSError as error:
         raise unwritable(path, error) from None
+
+
+def _facts(run: Pretraining) -> dict[str, object]:
+    """Return what trackers are told of a run: options and numbers, no path."""
+    return asdict(run.options) | {"classes": len(run.classes), "training": run.training, "held_out": run.held_out}
 
 
 def _spec(options: PretrainOptions, classes: int) -> NetworkSpec:
@@ -240,7 +251,7 @@ def _numbers(options: PretrainOptions, device: torch.device) -> Literal["float32
     return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
 
 
-_LENGTH = ("epochs", "minutes", "resume", "device", "threads")
+_LENGTH = ("epochs", "minutes", "resume", "device", "threads", "log_to")
 
 
 def _going_on(output: Path, run: Pretraining) -> bool:

@@ -15,6 +15,7 @@ from mambino.errors import DataError
 from mambino.training.pretraining.changes import Mix, as_tensor, centred, changed, draw_mix
 from mambino.training.processes import Processes
 from mambino.training.sampling import mixed
+from mambino.training.waiting import reading
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
@@ -130,7 +131,7 @@ def read_picture(picture: Picture) -> Pillow.Image:
         DataError: it cannot be read, or has more than 8 bits a channel.
     """
     try:
-        with Pillow.open(picture.path) as image:
+        with reading(f"picture {picture.path}"), Pillow.open(picture.path) as image:
             if image.mode not in _MODES:
                 raise DataError(
                     f"{picture.path} has pixels of kind {image.mode}, and pictures need 8 bits a channel",
