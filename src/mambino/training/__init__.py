@@ -23,6 +23,7 @@ from mambino.nn.rewiring import checkpoint, compile_methods
 from mambino.training.augmentation import augmentation
 from mambino.training.choosing import check_network, choose_config
 from mambino.training.divergence import DivergedError
+from mambino.training.elsewhere import train_all
 from mambino.training.freezing import check_encoder
 from mambino.training.interrupt import Stopped, after_the_step
 from mambino.training.loop import Course, Epoch, epochs, finished
@@ -78,6 +79,10 @@ def train(
     `state-before.pt` is there for a damaged `state.pt`. Where a loss or gradient is not finite, the run goes back
     to its last saved state and on at half the rate, once.
 
+    With `options.scheduler` a worker of a Dask cluster trains, and where it dies another goes on from the last state
+    saved; `on_init` is told nothing then (`init.json` is there). `training.elsewhere.train_all` trains several networks
+    at the same time.
+
     Args:
         work: a planned and prepared work folder.
         options: what to train, for how long, and on what.
@@ -93,8 +98,12 @@ def train(
             run's folder holds another run.
         WeightsError: `options.init` is no bundle, or nothing in it fits the network.
         DivergedError: a loss or gradient was not finite for the second time.
+        ClusterError: there is no such scheduler, or its workers cannot do what they are given.
     """
     options, began = checked(options), time.perf_counter()
+    if options.scheduler:
+        (model,) = train_all([(work, options)], options.scheduler, on_epoch=lambda _, epoch: on_epoch(epoch))
+        return model
     plan = read_plan(work)
     name = choose_config(plan, options.config, options.model)
     config, folder = plan.config(name), Folder(work / "runs" / f"{name}-{options.fold}")

@@ -1,0 +1,108 @@
+"""Several trainings at once on several machines, each a task of a Dask cluster that goes on where its worker dies."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mambino.core.cluster import Tell, clear, meeting_place, tasks
+from mambino.core.options import Progress, TrainOptions, silent
+from mambino.core.plan import read_plan
+from mambino.core.records import checked, dump, parse
+from mambino.errors import Error, OptionError
+from mambino.training.choosing import choose_config
+from mambino.training.loop import Epoch
+from mambino.training.runs import Folder, previous
+from mambino.training.state import has_state
+
+
+def pass_over(run: str, epoch: Epoch) -> None:
+    """Show nothing: what is done with an epoch of a run by whoever does not ask for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """What a worker is told: a work folder and options, both as all machines know them; and the run's own folder."""
+
+    work: Path
+    options: TrainOptions
+    folder: Path
+
+
+def train_all(
+    runs: Sequence[tuple[Path, TrainOptions]],
+    scheduler: str,
+    *,
+    on_epoch: Callable[[str, Epoch], None] = pass_over,
+    progress: Progress = silent,
+) -> tuple[Path, ...]:
+    """Train several networks on the workers of a Dask cluster: folds, configurations, options of a sweep.
+
+    What `train` promises of a run holds for each of them. A run whose worker dies goes on, on another, from the last
+    state saved. Ctrl-C cancels the runs that have not begun; what a worker has begun it trains to the end.
+
+    Args:
+        runs: work folders, prepared, with options; each run has a folder of its own.
+        scheduler: address of a Dask scheduler, or "slurm".
+        on_epoch: told the name of the run's folder and each of its epochs, from a thread of its own.
+        progress: told the name of each run that has ended.
+
+    Returns:
+        The paths of the bundles to ship, in the order of `runs`.
+
+    Raises:
+        OptionError: two runs have one folder, or there is a run already and `resume` was not asked for.
+        ClusterError: there is no such scheduler, its workers cannot do what they are given, or died over a run.
+        Error: as `train` does; of several errors the first, when all runs have ended.
+    """
+    orders = [_order(Path(work), options) for work, options in runs]
+    named = {f"run {order.folder}": order for order in orders}
+    if len(named) < len(orders):
+        twice = next(order.folder for i, order in enumerate(orders) if order.folder in [o.folder for o in orders[:i]])
+        raise OptionError(
+            f"two of {len(orders)} runs have the folder {twice}", hint="give each its own --fold or config"
+        )
+    answers: dict[str, Path | Error] = {}
+
+    def hear(text: str) -> None:
+        run, _, epoch = text.partition("\n")
+        on_epoch(run, parse(Epoch, epoch, f"what the worker of {run} says"))
+
+    if not orders:
+        return ()
+    clear(orders[0].work)
+    with meeting_place(orders[0].work) as place, tasks(scheduler, _train, named, place, hear=hear) as ended:
+        progress(0, len(orders), "")
+        for name, answer in ended:
+            answers[name] = answer
+            progress(len(answers), len(orders), named[name].folder.name)
+    return tuple(_path(answers[name]) for name in named)
+
+
+def _order(work: Path, options: TrainOptions) -> _Order:
+    options = replace(checked(options), scheduler=None, init=options.init and options.init.absolute())
+    work = work.absolute()
+    name = choose_config(read_plan(work), options.config, options.model)
+    folder = work / "runs" / f"{name}-{options.fold}"
+    previous(Folder(folder), options)
+    return _Order(work, replace(options, config=name, model=None), folder)
+
+
+def _train(order: _Order, tell: Tell) -> Path | Error:
+    """Train on a worker; go on where another worker has begun."""
+    from mambino.training import train  # noqa: PLC0415 - which imports this file
+
+    resume = order.options.resume or has_state(Folder(order.folder).state)
+    try:
+        return train(
+            order.work,
+            replace(order.options, resume=resume),
+            on_epoch=lambda epoch: tell(f"{order.folder.name}\n{dump(epoch, indent=None)}"),
+        )
+    except Error as error:
+        return type(error)(f"run {order.folder.name}: {error}", error.hint)
+
+
+def _path(answer: Path | Error) -> Path:
+    if isinstance(answer, Error):
+        raise answer
+    return answer
