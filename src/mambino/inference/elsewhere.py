@@ -70,13 +70,8 @@ def predict_elsewhere(
         named = {f"case {order.case.id}": _seen_from_elsewhere(order, place) for order in orders}
         with tasks(scheduler, work, named, place) as ended:
             for name, answer in ended:
-                order = named[name]
-                if isinstance(answer, ClusterError):
-                    keep_record(failure(order.case.id, answer, order.before))
-                else:
-                    keep_record(answer.entry)
-                    _give_name(answer, order.mask)
-                progress(order.case.id)
+                _settle(answer, named[name], keep_record)
+                progress(named[name].case.id)
 
 
 def _seen_from_elsewhere(order: Order, place: Path) -> Order:
@@ -86,10 +81,13 @@ def _seen_from_elsewhere(order: Order, place: Path) -> Order:
     return replace(order, case=case, files=files, mask=order.mask.absolute(), options=options, place=place)
 
 
-def _give_name(answer: Parked, mask: Path) -> None:
-    if answer.mask is None:
-        return
-    try:
-        answer.mask.replace(mask)
-    except OSError as error:
-        raise unwritable(mask, error) from None
+def _settle(answer: Parked | ClusterError, order: Order, keep_record: Callable[[Entry], None]) -> None:
+    if isinstance(answer, ClusterError):
+        return keep_record(failure(order.case.id, answer, order.before))
+    keep_record(answer.entry)
+    if answer.mask:
+        try:
+            answer.mask.replace(order.mask)
+        except OSError as error:
+            raise unwritable(order.mask, error) from None
+    return None

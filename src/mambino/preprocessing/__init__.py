@@ -31,8 +31,8 @@ def preprocess(work: Path, options: PreprocessOptions = PreprocessOptions(), *, 
     """Prepare every training case as the plan in `work` says; return the folder that holds them.
 
     Cases are written to `prepared/2d` or `prepared/3d`. Started again, it goes on with the cases that
-    are missing, damaged, or made from other files or another plan, and gives the same bytes. With `options.scheduler` the
-    workers of a Dask cluster prepare them, each case a task.
+    are missing, damaged, or made from other files or another plan, and gives the same bytes. With
+    `options.scheduler` the workers of a Dask cluster prepare them, each case a task.
 
     Raises:
         ClusterError: there is no such scheduler, or its workers cannot do what they are given.

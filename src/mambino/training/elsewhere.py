@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mambino.core.cluster import Tell, clear, meeting_place, tasks
+from mambino.core.cluster import Tell, meeting_place, tasks
 from mambino.core.options import Progress, TrainOptions, silent
 from mambino.core.plan import read_plan
 from mambino.core.records import checked, dump, parse
@@ -57,10 +57,9 @@ def train_all(
     orders = [_order(Path(work), options) for work, options in runs]
     named = {f"run {order.folder}": order for order in orders}
     if len(named) < len(orders):
-        twice = next(order.folder for i, order in enumerate(orders) if order.folder in [o.folder for o in orders[:i]])
-        raise OptionError(
-            f"two of {len(orders)} runs have the folder {twice}", hint="give each its own --fold or config"
-        )
+        folders = [order.folder for order in orders]
+        twice = next(folder for folder in folders if folders.count(folder) > 1)
+        raise OptionError(f"several of {len(orders)} runs have the folder {twice}", hint="give each a fold of its own")
     answers: dict[str, Path | Error] = {}
 
     def hear(text: str) -> None:
@@ -69,7 +68,6 @@ def train_all(
 
     if not orders:
         return ()
-    clear(orders[0].work)
     with meeting_place(orders[0].work) as place, tasks(scheduler, _train, named, place, hear=hear) as ended:
         progress(0, len(orders), "")
         for name, answer in ended:
