@@ -14,10 +14,10 @@ from tests.places import ROOT
 SOURCES = sorted((ROOT / "src" / "mambino").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
 PUBLIC = {
-    "check", "plan", "preprocess", "train", "calibrate", "predict", "evaluate", "run", "pretrain",
+    "check", "plan", "preprocess", "train", "calibrate", "best", "predict", "evaluate", "run", "pretrain",
     "list_models", "cost", "convert", "info", "doctor",
     "CheckOptions", "PlanOptions", "PreprocessOptions", "TrainOptions", "PredictOptions", "EvaluateOptions",
-    "RunOptions", "PretrainOptions", "CalibrateOptions",
+    "RunOptions", "PretrainOptions", "CalibrateOptions", "BestOptions",
     "Grid", "Image", "Segmentation", "Labels", "Case", "Dataset", "Plan", "Config", "NetworkSpec",
     "read_image", "read_labels", "write_labels", "build", "selective_scan",
     "Error", "DataError", "FileFormatError", "MissingExtraError", "OptionError", "ShapeError", "WeightsError",

@@ -79,6 +79,23 @@ def test_info_models_and_doctor_speak_json(walked, capsys):
     assert all(row["milliseconds"] > 0 for row in ways)
 
 
+def test_all_folds_in_two_and_three_dimensions_are_compared_and_the_best_predicts(tmp_path, capsys):
+    data, work = write_volumes(tmp_path / "blobs", test=1), tmp_path / "work"
+    assert dispatch(["plan", str(data), "-o", str(work), "--model", "unet"]) in (None, 0)
+    assert dispatch(["preprocess", str(work), "--dims", "2", "3"]) in (None, 0)
+    for dim in ("2d", "3d"):
+        words = ["train", str(work), "--config", dim, "--model", "unet", "--fold", "all-folds", "--folds", "2"]
+        assert dispatch([*words, "--epochs", "1", "--minutes", "0.03"]) in (None, 0)
+    said = capsys.readouterr()
+    assert "== 3d-unet-1: fold 1, 2 of 2" in said.err
+    assert said.out.splitlines()[-2:] == [str(work / "runs" / f"3d-unet-{k}" / "model.safetensors") for k in (0, 1)]
+    assert dispatch(["best", str(work)]) in (None, 0)
+    assert f"mambino predict {work / 'best.json'} IMAGES -o MASKS" in capsys.readouterr().out
+    assert dispatch(["predict", str(work / "best.json"), str(data / "imagesTs"), "-o", str(tmp_path / "masks")]) == 0
+    assert (tmp_path / "masks" / "case_06.nii.gz").is_file()
+    assert len(json.loads((work / "best.json").read_text())["contenders"]) == 3
+
+
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory):
     """Let two networks compete on pictures; return the command and the work folder."""

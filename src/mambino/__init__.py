@@ -2,7 +2,8 @@
 
 The verbs, in the order of the path: `check`, `plan`, `preprocess`, `train`, `predict`, `evaluate`; `run` strings them
 together. `pretrain` makes what `train` may start from, `calibrate` learns how far the probabilities of what it has made
-can be believed. Each is a command of the same name. Names cost nothing until they are used.
+can be believed, `best` chooses among all that was trained. Each is a command of the same name. Names cost nothing until
+they are used.
 """
 
 from importlib import import_module
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from mambino.core.image import Image, Segmentation
     from mambino.core.labels import Labels
     from mambino.core.options import (
+        BestOptions,
         CalibrateOptions,
         CheckOptions,
         EvaluateOptions,
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from mambino.ops.selective_scan import selective_scan
     from mambino.planning import plan
     from mambino.preprocessing import preprocess
+    from mambino.selection import best
     from mambino.training import train
     from mambino.training.calibration import calibrate
     from mambino.training.pretraining import pretrain
@@ -57,6 +60,7 @@ _HOME = {
     "mambino.core.image": ("Image", "Segmentation"),
     "mambino.core.labels": ("Labels",),
     "mambino.core.options": (
+        "BestOptions",
         "CalibrateOptions",
         "CheckOptions",
         "EvaluateOptions",
@@ -87,6 +91,7 @@ _HOME = {
     "mambino.ops.selective_scan": ("selective_scan",),
     "mambino.planning": ("plan",),
     "mambino.preprocessing": ("preprocess",),
+    "mambino.selection": ("best",),
     "mambino.training": ("train",),
     "mambino.training.calibration": ("calibrate",),
     "mambino.training.pretraining": ("pretrain",),
@@ -97,10 +102,10 @@ _HOME = {
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [  # noqa: RUF022 - in the order of the path
-    "check", "plan", "preprocess", "train", "calibrate", "predict", "evaluate", "run", "pretrain",
+    "check", "plan", "preprocess", "train", "calibrate", "best", "predict", "evaluate", "run", "pretrain",
     "list_models", "cost", "convert", "info", "doctor",
-    "CheckOptions", "PlanOptions", "PreprocessOptions", "TrainOptions", "CalibrateOptions", "PredictOptions",
-    "EvaluateOptions", "RunOptions", "PretrainOptions",
+    "CheckOptions", "PlanOptions", "PreprocessOptions", "TrainOptions", "CalibrateOptions", "BestOptions",
+    "PredictOptions", "EvaluateOptions", "RunOptions", "PretrainOptions",
     "Grid", "Image", "Segmentation", "Labels", "Case", "Dataset", "Plan", "Config", "NetworkSpec",
     "read_image", "read_labels", "write_labels", "build", "selective_scan",
     "Error", "DataError", "FileFormatError", "MissingExtraError", "OptionError", "ShapeError", "WeightsError",

@@ -29,10 +29,11 @@ from mambino.inference import predict
 from mambino.inspection import check
 from mambino.planning import plan
 from mambino.preprocessing import preprocess
-from mambino.training import train
+from mambino.training import train_fold
 from mambino.training.calibration import calibrate
 from mambino.training.elsewhere import train_all
 from mambino.training.loop import Epoch
+from mambino.training.processes import refuse_several
 from mambino.weights.bundle import info
 
 FOLDS = (5, 10)
@@ -69,8 +70,10 @@ def run(
 
     Raises:
         DataError: `check` found errors in the data.
+        OptionError: several processes were started.
     """
     options = checked(options)
+    refuse_several("run")
     on_stage("check")
     refuse_errors(data, progress)
     on_stage("plan")
@@ -104,21 +107,14 @@ def _trained(
     on_epoch: Callable[[Epoch], None],
 ) -> dict[str, Path]:
     """Train networks one after the other; on a cluster all at once, each epoch under the name of its network."""
-    spoken = [""]
-
-    def tell(run: str, epoch: Epoch) -> None:
-        if run != spoken[0]:
-            on_stage(f"train {run}")
-            spoken[0] = run
-        on_epoch(epoch)
-
     if scheduler:
-        made = train_all([(work, options) for options in wanted.values()], scheduler, on_epoch=tell)
+        runs = [(work, options) for options in wanted.values()]
+        made = train_all(runs, scheduler, on_run=lambda run: on_stage(f"train {run}"), on_epoch=on_epoch)
         return dict(zip(wanted, made, strict=True))
     trained = {}
     for name, options in wanted.items():
         on_stage(f"train {name}")
-        trained[name] = train(work, options, on_epoch=on_epoch)
+        trained[name] = train_fold(work, options, on_epoch=on_epoch)
     return trained
 
 

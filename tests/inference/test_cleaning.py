@@ -86,7 +86,7 @@ def test_without_options_the_mask_is_the_same_object():
     ("options", "labels", "words"),
     [
         ({"largest": ("kidney",)}, LABELS, "--largest kidney: the bundle has no structure of this name; it has liver"),
-        ({"fill": ("whole",)}, REGIONS, "--fill whole: the labels of this bundle are regions that overlap"),
+        ({"fill": ("edge",)}, REGIONS, "--fill edge: the bundle has no structure of this name; it has whole, core"),
         ({"smallest": ("liver",)}, LABELS, "--smallest liver is no name with a volume"),
         ({"smallest": ("liver=-1",)}, LABELS, "--smallest liver=-1 is no name with a volume"),
     ],
@@ -117,3 +117,34 @@ def test_predict_cleans_and_makes_masks_again_with_other_options(tmp_path, monke
     wanted = cleaned(Segmentation(before, grid, Labels(names={name: (1,)})), PredictOptions(largest=(name,)))
     assert np.array_equal(after, wanted.array)
     assert after.sum() < before.sum()
+
+
+BRATS = Labels(names={"whole": (1, 2, 3), "core": (2, 3), "enhancing": (3,)}, paint=(1, 2, 3))
+
+
+def of_regions(rows, labels=BRATS):
+    array = np.array([[int(c) for c in row] for row in rows], np.uint8)
+    return Segmentation(array, pixel_grid(array.shape), labels)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        # The small piece of the whole goes with all that is in it; the core and what it holds stay two pieces.
+        ({"largest": ("whole",)}, ["111111000", "123112000", "111111000"]),
+        # Small cores become whole, with the enhancing part inside them.
+        ({"largest": ("core",)}, ["111111000", "123111011", "111111000"]),
+        ({"smallest": ("core=2",)}, ["111111000", "123111011", "111111000"]),
+        ({"largest": ("enhancing",)}, ["111111000", "123112012", "111111000"]),
+        ({"smallest": ("enhancing=2",)}, ["111111000", "122112012", "111111000"]),
+    ],
+)
+def test_what_leaves_a_region_leaves_those_inside_it_and_stays_in_those_round_it(options, expected):
+    given = of_regions(["111111000", "123112013", "111111000"])
+    assert cleaned(given, PredictOptions(**options)).array.tolist() == of_regions(expected).array.tolist()
+
+
+def test_holes_of_a_region_are_filled_whatever_they_are_made_of():
+    given = of_regions(["11111", "12221", "12021", "12221", "11111"])
+    filled = {name: cleaned(given, PredictOptions(fill=(name,))).array[2, 2] for name in ("whole", "core", "all")}
+    assert filled == {"whole": 1, "core": 2, "all": 2}  # with all, the whole takes the voxel, then the core round it

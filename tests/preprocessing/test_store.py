@@ -1,5 +1,8 @@
 """What is stored comes back, in parts, and damage is noticed."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -173,3 +176,34 @@ def test_what_is_known_of_a_case_is_a_record(tmp_path):
     Store(tmp_path).write("a", image, labels, ORIGIN)
     facts = records.read(stored.StoredFacts, tmp_path / "a.json")
     assert (facts.origin, facts.channels, facts.shape) == (ORIGIN, 2, (9, 9))
+
+
+READS = """
+import resource, sys
+from pathlib import Path
+from mambino.preprocessing.store import Store
+
+case = Store(Path(sys.argv[1])).open("large")
+size = [int(n) for n in sys.argv[2].split(",")]
+case.image_patch((0, 0, 0), (8, 8, 8)), case.labels_patch((0, 0, 0), (8, 8, 8))  # libraries are loaded
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+stop = [90 + n for n in size]
+case.image_patch((90, 90, 90), stop), case.labels_patch((90, 90, 90), stop)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts memory as Linux does")
+def test_a_patch_is_read_without_the_case(tmp_path):
+    """A case of 64 MiB; a patch of 48 voxels a side takes 0.4 MiB, and the blocks that it touches a few more."""
+    shape = (256, 256, 256)
+    image = np.add.outer(np.arange(256, dtype=np.float32), np.zeros(shape[1:], np.float32))[None]
+    Store(tmp_path).write("large", image, np.zeros(shape, np.int16), ORIGIN)
+    grown = [
+        float(
+            subprocess.run([sys.executable, "-c", READS, str(tmp_path), size], capture_output=True, check=True).stdout
+        )
+        for size in ("48,48,48", "160,160,160")
+    ]
+    assert grown[0] < 24
+    assert grown[1] < 64  # 16 MiB and its labels are asked for

@@ -1,6 +1,7 @@
 """Sums over processes, and what two of them agree on."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 
 from mambino.errors import OptionError
 from mambino.training.processes import Processes, check_agreement, check_shares, processes, speaks, whole
+from mambino.workflow import run
 from tests.training.pairs import launched
 
 CPU = torch.device("cpu")
@@ -134,6 +136,9 @@ def test_devices_that_processes_cannot_share_are_refused(monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
     monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(OptionError, match="run was started in 3 processes, each of which would do all of it"):
+        run(Path("data"), Path("work"))
     refused = {
         "mps": "several processes learn together on cpu or cuda, not on mps",
         "cuda": "3 processes were started on a machine with 2 GPUs",

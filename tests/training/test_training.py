@@ -65,6 +65,55 @@ def lines(run):
     return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
 
 
+def test_all_folds_are_trained_one_after_the_other(work):
+    told = []
+    made = train(work, replace(SHORT, fold="all-folds"), on_fold=lambda *one: told.append(one))
+    assert made == tuple(work / "runs" / f"2d-unet-{fold}" / "model.safetensors" for fold in range(3))
+    assert told == [(f"2d-unet-{fold}", fold, 3) for fold in range(3)]
+    held_out = [load(path).provenance.held_out for path in made]
+    assert sorted(case for cases in held_out for case in cases) == [f"toy_{i}" for i in range(6)]
+    single = {path: path.read_bytes() for path in made}
+    shutil.rmtree(work / "runs" / "2d-unet-1")
+    assert train(work, replace(SHORT, fold="all-folds"), on_epoch=lambda _: None) == made
+    assert {path: path.read_bytes() for path in (made[0], made[2])} == {p: single[p] for p in (made[0], made[2])}
+
+
+def test_an_interrupted_fold_goes_on_with_resume_and_complete_ones_stay(work):
+    wanted = train(work, replace(SHORT, fold=1))
+    weights = {k: v.clone() for k, v in load(wanted).network.state_dict().items()}
+    shutil.rmtree(work / "runs")
+    seen = []
+
+    def stop(epoch):
+        seen.append(epoch)
+        if len(seen) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    every = replace(SHORT, fold="all-folds")
+    with pytest.raises(KeyboardInterrupt):
+        train(work, every, on_epoch=stop)
+    assert not (work / "runs" / "2d-unet-1" / "model.safetensors").exists()
+    with pytest.raises(OptionError, match="2d-unet-1 already holds a run") as caught:
+        train(work, every)
+    assert "--resume" in caught.value.hint
+    first = (work / "runs" / "2d-unet-0" / "state.pt").stat().st_mtime_ns
+    made = train(work, replace(every, resume=True))
+    assert (work / "runs" / "2d-unet-0" / "state.pt").stat().st_mtime_ns == first
+    for name, value in load(made[1]).network.state_dict().items():
+        torch.testing.assert_close(value, weights[name], rtol=0, atol=0)
+
+
+def test_a_complete_fold_of_another_run_is_not_taken_for_this_one(work):
+    every = replace(SHORT, fold="all-folds")
+    train(work, replace(SHORT, fold=0))
+    with pytest.raises(OptionError, match="2d-unet-0 holds a complete run with epochs 2, this one has epochs 3"):
+        train(work, replace(every, epochs=3))
+    with pytest.raises(OptionError, match="holds a run with --seed 0, it cannot go on with --seed 1"):
+        train(work, replace(every, seed=1))
+    made = train(work, replace(every, epochs=3, resume=True))
+    assert len(lines(made[0].parent)) == 3
+
+
 def test_training_leaves_bundles_log_options_and_state(work):
     seen = []
     model = train(work, SHORT, on_epoch=seen.append)

@@ -10,7 +10,9 @@ from cyclopts.config import Toml
 from mambino.cli import console, tables
 from mambino.cli.defaults import check_file, take_file
 from mambino.cli.knowledge import Json, convert, cost, doctor, info, models, weights
+from mambino.core.best import find_best
 from mambino.core.options import (
+    BestOptions,
     CalibrateOptions,
     CheckOptions,
     EvaluateOptions,
@@ -141,9 +143,13 @@ def preprocess(
 def train(work: Path, /, options: Annotated[TrainOptions, Flat] = TrainOptions(), *, json: Json = False) -> None:
     """Train a network on prepared cases; Ctrl-C saves, --resume goes on."""
     from mambino.training import train as train_network
+    from mambino.training.processes import speaks
 
-    model = train_network(work, options, on_epoch=console.show_epoch, on_init=tables.show_start)
-    _print_path(model, json, "model")
+    made = train_network(
+        work, options, on_epoch=console.show_epoch, on_init=tables.show_start, on_fold=console.show_fold
+    )
+    if speaks():
+        _print_path(made, json, "models" if isinstance(made, tuple) else "model")
 
 
 @app.command
@@ -158,8 +164,11 @@ def pretrain(
         json: print the path as JSON.
     """
     from mambino.training.pretraining import pretrain as pretrain_network
+    from mambino.training.processes import speaks
 
-    _print_path(pretrain_network(folder, output, options, on_epoch=console.show_lesson), json, "model")
+    model = pretrain_network(folder, output, options, on_epoch=console.show_lesson)
+    if speaks():
+        _print_path(model, json, "model")
 
 
 @app.command
@@ -189,14 +198,15 @@ def predict(
     """Segment images: mambino predict MODEL.safetensors [MORE MODELS] IMAGE|FOLDER [...].
 
     Args:
-        files: one or more bundles (.safetensors), averaged; then images or folders of images.
+        files: one or more bundles (.safetensors), averaged, or the best.json of a work folder; then images or folders
+            of images.
         output: folder for the masks; "predictions" in the current folder if not given.
         json: print what was done as JSON.
     """
     from mambino.inference import predict as segment
 
-    bundles = [path for path in files if path.suffix == ".safetensors"]
-    images = [path for path in files if path.suffix != ".safetensors"]
+    bundles = [path for path in files if path.suffix == ".safetensors" or find_best(path)]
+    images = [path for path in files if path not in bundles]
     if not bundles or not images:
         raise OptionError(
             f"predict needs at least one bundle (.safetensors) and one image, got {len(bundles)} and {len(images)}"
@@ -267,6 +277,19 @@ def run(
     tables.show_report(report, output / "report", json)
 
 
+@app.command
+def best(work: Path, /, options: Annotated[BestOptions, Flat] = BestOptions(), *, json: Json = False) -> None:
+    """Say which of all that was trained to predict with, and why: folds, 2D and 3D, ensembles, cleaning.
+
+    Held-out training cases alone decide. Writes WORK/best.json, which predict takes in place of bundles.
+    """
+    from mambino.selection import best as choose_best
+
+    with console.progress("best") as progress:
+        chosen = choose_best(work, options, progress=progress)
+    return tables.show_json(chosen) if json else tables.show_best(chosen, work)
+
+
 def _complain_of(cases: tuple[str, ...], what: str) -> int:
     if not cases:
         return 0
@@ -274,10 +297,12 @@ def _complain_of(cases: tuple[str, ...], what: str) -> int:
     return 3
 
 
-def _print_path(path: Path, json: bool, what: str) -> None:
+def _print_path(path: Path | tuple[Path, ...], json: bool, what: str) -> None:
     import json as text
 
-    console.say(text.dumps({what: str(path)}) if json else f"{what}: {path}")
+    if json:
+        return console.say(text.dumps({what: str(path) if isinstance(path, Path) else [*map(str, path)]}))
+    return console.say(f"{what}: {path}" if isinstance(path, Path) else "\n".join([f"{what}:", *map(str, path)]))
 
 
 for command in (models, cost, convert, weights, info, doctor):

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from mambino.core.options import Progress
-from mambino.errors import Error
+from mambino.errors import Error, ToldError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,6 +26,8 @@ def guard(action: Callable[[], int | None]) -> int:
     warnings.showwarning = _show_warning
     try:
         return action() or 0
+    except ToldError as error:
+        return error.exit_code
     except Error as error:
         complain(str(error), error.hint)
         return error.exit_code
@@ -120,6 +122,11 @@ def show_epoch(epoch: "Epoch") -> None:
         f"epoch {epoch.number:4d}/{epoch.of}  loss {epoch.loss:7.4f}  {dice}  {best}  "
         f"{duration(epoch.seconds_left)} left  {epoch.memory_gib:.1f} GiB"
     )
+
+
+def show_fold(run: str, fold: int, folds: int) -> None:
+    """Announce a fold before it is trained."""
+    note(f"== {run}: fold {fold}, {fold + 1} of {folds}")
 
 
 def show_lesson(epoch: "PretrainEpoch") -> None:

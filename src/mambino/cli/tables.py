@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 from mambino.cli import console
 
 if TYPE_CHECKING:
+    from mambino.core.best import Best
     from mambino.core.calibration import Calibration
     from mambino.core.findings import Findings
-    from mambino.core.report import Choice, Report
+    from mambino.core.report import Choice, Report, Statistic
     from mambino.models.claims import Claim
     from mambino.models.cost import Cost
     from mambino.models.descriptions import Description
@@ -84,6 +85,53 @@ def _print_choice(choice: "Choice") -> None:
     if choice.cases == "test":
         return console.table(columns, rows)
     return console.table([*columns[:4], ""], [(*row[:4], row[5]) for row in rows])
+
+
+def show_best(chosen: "Best", work: Path) -> None:
+    """Print how contenders compare on held-out cases, what cleaning gains, and what to predict with."""
+    labels = list(chosen.chosen.labels)
+    columns = ["contender", "cases", "Dice", "95 % interval", *labels, "behind the first", "s a case", ""]
+    rows = [
+        (
+            c.name,
+            c.dice.cases,
+            _four(c.dice.mean),
+            _interval(c.dice),
+            *(_four(c.labels[label].mean) for label in labels),
+            f"{_four(c.behind.mean)} ({_interval(c.behind)})" if c.behind else "",
+            c.seconds,
+            "chosen" if c.chosen else "level" if c.level else "",
+        )
+        for c in chosen.contenders
+    ]
+    console.table(columns, rows)
+    if chosen.gains:
+        rows = [
+            (
+                g.label,
+                g.said,
+                _four(g.before),
+                _four(g.after),
+                f"{_four(g.difference.mean)} ({_interval(g.difference)})",
+                "taken" if g.taken else "",
+            )
+            for g in chosen.gains
+        ]
+        console.table(["structure", "cleaning tried best", "Dice without", "with", "gain", ""], rows)
+    console.say(chosen.reason)
+    if any(g.taken for g in chosen.gains):
+        console.say(f"With this cleaning its Dice is {_four(chosen.cleaned.mean)} ({_interval(chosen.cleaned)}).")
+    for note in chosen.notes:
+        console.say(f"note: {note}")
+    console.say(f"mambino predict {work / 'best.json'} IMAGES -o MASKS")
+
+
+def _four(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _interval(found: "Statistic") -> str:
+    return "-" if found.low is None or found.high is None else f"{found.low:.4f} to {found.high:.4f}"
 
 
 def show_calibration(found: "Calibration") -> None:

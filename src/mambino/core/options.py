@@ -96,11 +96,12 @@ class TrainOptions:
     Attributes:
         config: "2d", "3d" or a full name of the plan; the plan's default if not given.
         model: network, where the configuration has several.
-        fold: part of the training cases to validate on, 0 to folds-1; "all" trains on every case.
+        fold: part of the training cases to validate on, 0 to folds-1; "all" trains on every case, "all-folds" trains
+            a network for each part, one after the other.
         folds: number of parts.
         seed: of folds, weights, sampling and augmentation.
         epochs: stop after so many.
-        minutes: fit the schedule to this time (of training, validation included).
+        minutes: fit the schedule to this time (of training, validation included); of each fold.
         patience: stop when validation has not improved for so many epochs; 0 never does.
         validate_every: epochs between validations on whole cases; 0 chooses by the length of the run.
         recipe: how to learn: as the plan has it ("default"), or as a published network was trained.
@@ -124,7 +125,7 @@ class TrainOptions:
 
     config: str | None = None
     model: str | None = None
-    fold: Annotated[int, Ge(0)] | Literal["all"] = 0
+    fold: Annotated[int, Ge(0)] | Literal["all", "all-folds"] = 0
     folds: Annotated[int, Ge(2)] = 5
     seed: Annotated[int, Ge(0)] = 0
     epochs: Annotated[int, Gt(0)] | None = None
@@ -262,6 +263,25 @@ class EvaluateOptions:
     curves: Path | None = None
     surface: Literal["voxel", "surfel"] = "voxel"
     workers: Annotated[int, Ge(0)] = 0
+
+
+@record
+class BestOptions:
+    """Options of `best`.
+
+    Attributes:
+        mirror: average over mirrored inputs; predicting with what was chosen then does so, too.
+        memory: most that the program may take, "4G" or "800M"; nine tenths of what is free if not given.
+        precision: of the networks.
+        device: where to predict.
+        threads: of the processor; 0 takes all.
+    """
+
+    mirror: bool = False
+    memory: str | None = None
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    device: Device = "auto"
+    threads: Annotated[int, Ge(0)] = 0
 
 
 @record

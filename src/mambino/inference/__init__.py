@@ -28,6 +28,7 @@ from mambino.imageio.pairing import Problem
 from mambino.inference.cleaning import check_cleaning, cleaned
 from mambino.inference.elsewhere import Order, Parked, predict_elsewhere
 from mambino.inference.ensemble import common_header, logits, mean, members
+from mambino.inference.joint import Groups, expanded, segment_jointly
 from mambino.inference.ledger import (
     NAME,
     Entry,
@@ -70,7 +71,8 @@ def predict(
     masks are given here, so that a case that was worked on twice has one mask and one entry.
 
     Args:
-        bundles: one, or several whose logits are averaged.
+        bundles: one, or several whose logits are averaged; or a best.json, or the work folder that holds it: its
+            bundles and its cleaning are used, and probabilities of different configurations are averaged.
         inputs: image files, or folders of images; channel files (`_0000`, ...) belong together. A folder, zip or
             DICOMDIR of DICOM is one case.
         output: folder for the masks; "predictions" in the current folder if None, for one image too.
@@ -91,9 +93,11 @@ def predict(
     options = checked(options)
     if options.memory is not None:
         size_of(options.memory)
-    files, folder = _paths(bundles), _folder(output)
+    groups, options = expanded(_paths(bundles), options)
+    folder = _folder(output)
     device = choose_device("cpu" if options.scheduler else options.device)  # workers have devices of their own
-    header = common_header(files)
+    header, *_ = (common_header(group) for group in groups)
+    files = tuple(path for group in groups for path in group)
     check_cleaning(options, header.labels)
     cases, problems = find_images(_paths(inputs), len(header.channels))
     masks = mask_paths(cases, folder, options.format)
@@ -117,16 +121,16 @@ def predict(
     total = len(cases) + len(problems)
     todo = [case for case in cases if case.id not in entries]
     if todo and options.scheduler:
-        orders = [Order(case, files, masks[case.id], now, options, before.get(case.id)) for case in todo]
+        orders = [Order(case, groups, masks[case.id], now, options, before.get(case.id)) for case in todo]
         predict_elsewhere(_made, orders, keep_record, lambda name: progress(len(entries), total, name))
         todo = []
-    with _threads(options.threads):
-        ensemble = tuple(load(path, str(device)) for path in files) if todo else ()
+    with threads(options.threads):
+        ensembles = _loaded(groups, str(device)) if todo else ()
         for case in todo:
             progress(len(entries), total, case.id)
             begin = time.perf_counter()
-            with _room(case, folder, options) as room:
-                result = _tried(case, ensemble, options, device, room)
+            with room_for(case, folder, options, _shares(ensembles)) as room:
+                result = _tried(case, ensembles, options, device, room)
                 problem = (
                     result
                     if isinstance(result, Error)
@@ -142,8 +146,9 @@ def _made(order: Order, _: Tell) -> Parked:
     """Segment one case on a worker of a cluster and leave its mask where the order says."""
     case, options, begin, kept = order.case, order.options, time.perf_counter(), list[Entry]()
     device = choose_device(options.device)
-    with _threads(options.threads), _room(case, order.place, options) as room:
-        result = _tried(case, _loaded(order.files, order.now.bundles, str(device)), options, device, room)
+    ensembles = _kept(order.groups, order.now.bundles, str(device))
+    with threads(options.threads), room_for(case, order.place, options, _shares(ensembles)) as room:
+        result = _tried(case, ensembles, options, device, room)
         check_waited_for(order.place)
         parked = order.place / f"{uuid.uuid4().hex}-{order.mask.name}"
         problem = (
@@ -157,20 +162,31 @@ def _made(order: Order, _: Tell) -> Parked:
 
 
 @lru_cache(maxsize=1)
-def _loaded(files: tuple[Path, ...], _digests: tuple[str, ...], device: str) -> tuple[Bundle, ...]:
+def _kept(groups: Groups, _digests: tuple[str, ...], device: str) -> tuple[tuple[Bundle, ...], ...]:
     """Load bundles once for all the cases that a worker gets."""
-    return tuple(load(path, device) for path in files)
+    return _loaded(groups, device)
+
+
+def _loaded(groups: Groups, device: str) -> tuple[tuple[Bundle, ...], ...]:
+    return tuple(tuple(load(path, device) for path in group) for group in groups)
+
+
+def _shares(ensembles: Sequence[Sequence[Bundle]]) -> int:
+    """Return the bytes a voxel that the probabilities of several groups of bundles take."""
+    return 4 * ensembles[0][0].labels.out_channels * len(ensembles) if len(ensembles) > 1 else 0
 
 
 def _tried(
     case: Case,
-    ensemble: Sequence[Bundle],
+    ensembles: Sequence[Sequence[Bundle]],
     options: PredictOptions,
     device: torch.device,
     room: Room | None,
 ) -> Result | Error:
     try:
-        return _segment(case, ensemble, options, device, room)
+        if len(ensembles) > 1:
+            return segment_jointly(case, ensembles, options, device, room)
+        return _segment(case, ensembles[0], options, device, room)
     except Error as error:
         return error
 
@@ -223,9 +239,10 @@ def _doubted(
 
 
 @contextmanager
-def _room(case: Case, folder: Path, options: PredictOptions) -> Iterator[Room | None]:
-    """Lend room beside the masks for the arrays of a case; None where they fit into what is allowed of memory."""
-    if fits(*stored(case.images), allowance(options.memory)):
+def room_for(case: Case, folder: Path, options: PredictOptions, more: int = 0) -> Iterator[Room | None]:
+    """Lend room in a folder for the arrays of a case, `more` bytes a voxel; None where memory has it."""
+    voxels, size = stored(case.images)
+    if fits(voxels, size + more, allowance(options.memory)):
         yield None
         return
     with on_disk(folder) as room:
@@ -304,7 +321,7 @@ def _from_here(entry: Entry, folder: Path) -> Entry:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def threads(count: int) -> Iterator[None]:
     """Give torch so many threads inside the block; 0: one a core that this process may use."""
     keep_allocations()
     before = torch.get_num_threads()

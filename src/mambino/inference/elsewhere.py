@@ -17,7 +17,7 @@ class Order:
 
     Attributes:
         case: its files under names that all machines know, as all files here.
-        files: the bundles.
+        groups: the bundles, in groups that look at images in one way.
         mask: the name that it will get.
         now: what the record says of all cases.
         options: of `predict`, without a scheduler.
@@ -26,7 +26,7 @@ class Order:
     """
 
     case: Case
-    files: tuple[Path, ...]
+    groups: tuple[tuple[Path, ...], ...]
     mask: Path
     now: Predictions
     options: PredictOptions
@@ -76,9 +76,9 @@ def predict_elsewhere(
 
 def _seen_from_elsewhere(order: Order, place: Path) -> Order:
     case = replace(order.case, images=tuple(path.absolute() for path in order.case.images))
-    files = tuple(path.absolute() for path in order.files)
+    groups = tuple(tuple(path.absolute() for path in group) for group in order.groups)
     options = replace(order.options, scheduler=None)
-    return replace(order, case=case, files=files, mask=order.mask.absolute(), options=options, place=place)
+    return replace(order, case=case, groups=groups, mask=order.mask.absolute(), options=options, place=place)
 
 
 def _settle(answer: Parked | ClusterError, order: Order, keep_record: Callable[[Entry], None]) -> None:

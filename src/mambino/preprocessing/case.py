@@ -11,7 +11,7 @@ from math import prod
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace, device, to_device
+from array_api_compat import device, to_device
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -20,11 +20,11 @@ from mambino.core.image import Image, Segmentation
 from mambino.core.labels import Labels
 from mambino.core.plan import Config
 from mambino.core.scratch import Room, copied, in_memory, slabs
-from mambino.core.threads import shared, spans
 from mambino.errors import DataError, ShapeError
 from mambino.ops.resample import inputs_of, resize, resize_labels, resize_scores
 from mambino.ops.windows import Slab, Span
 from mambino.preprocessing.intensity import normalise
+from mambino.preprocessing.reduction import largest, painted, reduce_scores, sigmoid, smallest_type, softmax
 
 Run = Callable[[Span | None], Iterable[Slab]]
 """Gives logits of consecutive rows, over a span of all other axes of the prepared grid; of all where it is None."""
@@ -144,36 +144,50 @@ def restore(
     Raises:
         ShapeError: the slabs do not make up the prepared grid, or their number of classes is not that of `labels`.
     """
-    box = room(prepared.cropped.shape, _smallest_type(labels))
+    box = room(prepared.cropped.shape, smallest_type(labels))
     spans: Sequence[Span | None] = parts or [None]
     for part in spans:
         for slab in _image_scores(run, prepared, labels, config, part):
             place = (slice(slab.start, slab.start + slab.scores.shape[1]), *(slice(*span) for span in part or ()))
             if isinstance(slab.scores, np.ndarray):
-                _reduce(slab.scores, labels, box[place])
+                reduce_scores(slab.scores, labels, box[place])
             else:
-                numbers = _painted(slab.scores, labels) if labels.has_regions else _largest(slab.scores, labels)
+                numbers = painted(slab.scores, labels) if labels.has_regions else largest(slab.scores, labels)
                 box[place] = np.asarray(to_device(numbers, "cpu"))
     return Segmentation(_unturn(_uncrop(box, prepared, room), prepared, room), prepared.image, labels)
 
 
-def restore_scores(run: Run, prepared: Prepared, labels: Labels, config: Config) -> NDArray[np.float32]:
+def restore_scores(
+    run: Run,
+    prepared: Prepared,
+    labels: Labels,
+    config: Config,
+    *,
+    parts: Sequence[Span] = (),
+    room: Room = in_memory,
+) -> NDArray[np.float32]:
     """Turn logits into class probabilities [k, *s] on the grid of the image.
 
     Softmax over classes, or a sigmoid for each region. Outside the box that was cropped to, background
-    is certain. All classes exist at the size of the image at once.
+    is certain. All classes exist at the size of the image at once, in `room`; `parts` are as for `restore`.
 
     Raises:
         ShapeError: as for `restore`.
     """
-    out = np.zeros((labels.out_channels, *prepared.turned.shape), np.float32)
+    out = room((labels.out_channels, *prepared.image.shape), np.float32)
+    out[...] = 0
     out[0] = not labels.has_regions
-    box = _part(out, prepared.start, prepared.cropped.shape)
-    for slab in _image_scores(run, prepared, labels, config):
-        scores = np.asarray(to_device(slab.scores, "cpu"))
-        rows = slice(slab.start, slab.start + scores.shape[1])
-        box[:, rows] = _sigmoid(scores) if labels.has_regions else _softmax(scores)
-    return np.stack([_unturn(channel, prepared, in_memory) for channel in out])
+    # A view: what is written to it lies where the image has it.
+    turned = _turn(out, (0, *(axis + 1 for axis in prepared.order)), tuple(axis + 1 for axis in prepared.flips))
+    box = _part(turned, prepared.start, prepared.cropped.shape)
+    spans: Sequence[Span | None] = parts or [None]
+    for part in spans:
+        for slab in _image_scores(run, prepared, labels, config, part):
+            scores = np.asarray(to_device(slab.scores, "cpu"))
+            rows = slice(slab.start, slab.start + scores.shape[1])
+            place = (slice(None), rows, *(slice(*span) for span in part or ()))
+            box[place] = sigmoid(scores) if labels.has_regions else softmax(scores)
+    return out
 
 
 def data_side(config: Config) -> str:
@@ -343,54 +357,3 @@ def _checked(slabs: Iterable[Slab], labels: Labels) -> Iterator[Slab]:
             raise ShapeError(f"there are scores of {slab.scores.shape[0]} classes, but labels of {labels.out_channels}")
         # On the processor numpy multiplies small matrices faster than torch; a GPU keeps its own arrays.
         yield Slab(slab.start, np.asarray(slab.scores)) if str(device(slab.scores)) == "cpu" else slab
-
-
-def _reduce(scores: NDArray[np.float32], labels: Labels, out: NDArray[np.unsignedinteger]) -> None:
-    """Write the numbers of scores [k, *s] to [*s], some rows a thread.
-
-    Where structures exclude one another a class takes the place of those before it where its score is larger: half the
-    time of numpy's argmax over the first axis, and the same numbers.
-    """
-
-    def rows(part: slice) -> None:
-        if labels.has_regions:
-            out[part] = _painted(scores[:, part], labels)
-            return
-        best, numbers = scores[0, part].copy(), out[part]
-        numbers[...] = 0
-        for score, group in zip(scores[1:, part], labels.names.values(), strict=True):
-            larger = score > best
-            np.copyto(best, score, where=larger)
-            np.copyto(numbers, out.dtype.type(group[0]), where=larger)
-
-    shared(rows, spans(scores.shape[1]))
-
-
-def _largest(scores: Any, labels: Labels) -> Any:
-    """[k, *s] scores to [*s] numbers of the largest; the smaller number where two are equal."""
-    xp = array_namespace(scores)
-    numbers = xp.asarray([0, *(group[0] for group in labels.names.values())], device=device(scores))
-    return xp.take(numbers, xp.reshape(xp.argmax(scores, axis=0), (-1,)), axis=0).reshape(scores.shape[1:])
-
-
-def _painted(scores: Any, labels: Labels) -> Any:
-    """[k, *s] scores of regions to [*s] numbers, a later region over an earlier one."""
-    xp = array_namespace(scores)
-    numbers = xp.zeros(scores.shape[1:], dtype=xp.int64, device=device(scores))
-    for region, number in zip(scores, labels.paint or (), strict=True):
-        numbers[region > 0] = number
-    return numbers
-
-
-def _smallest_type(labels: Labels) -> type[np.unsignedinteger]:
-    return np.uint8 if max(labels.numbers) < 256 else np.uint16
-
-
-def _softmax(scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    powers = np.exp(scores - scores.max(0))
-    shares: NDArray[np.float32] = powers / powers.sum(0)
-    return shares
-
-
-def _sigmoid(scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    return 0.5 * (1 + np.tanh(0.5 * scores))  # type: ignore[no-any-return]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -15,7 +15,7 @@ from torch import nn
 from mambino.core import machine
 from mambino.core.options import TrainOptions
 from mambino.core.plan import Config, Plan, read_plan
-from mambino.core.records import checked, write
+from mambino.core.records import checked, dump, write
 from mambino.errors import MambinoWarning
 from mambino.models import build
 from mambino.nn.device import choose_device, keep_allocations
@@ -25,10 +25,11 @@ from mambino.training.choosing import check_network, choose_config
 from mambino.training.divergence import DivergedError
 from mambino.training.elsewhere import train_all
 from mambino.training.freezing import check_encoder
-from mambino.training.interrupt import Stopped, after_the_step
+from mambino.training.interrupt import Stopped, after_the_step, together
 from mambino.training.loop import Course, Epoch, epochs, finished
 from mambino.training.material import Material, images, material
 from mambino.training.precision import Precision, choose_precision
+from mambino.training.processes import Processes, check_agreement, check_shares, processes
 from mambino.training.recipes import chosen_recipe
 from mambino.training.runs import (
     Folder,
@@ -36,6 +37,7 @@ from mambino.training.runs import (
     as_before,
     bundle,
     check_same,
+    ended,
     go_back,
     keep,
     log,
@@ -43,7 +45,7 @@ from mambino.training.runs import (
     previous,
     ship,
 )
-from mambino.training.sampling import held, patches
+from mambino.training.sampling import held, mixed, patches
 from mambino.training.state import State, has_state, optimiser, save_state, scaler
 from mambino.training.tracking import tracked
 from mambino.weights.bundle import load, save
@@ -61,7 +63,72 @@ def pass_by(started: Initialisation) -> None:
     """Show nothing: what is done with a start from other weights by whoever does not ask for it."""
 
 
+def keep_quiet(run: str, fold: int, folds: int) -> None:
+    """Show nothing: what is done with the beginning of a fold by whoever does not ask for it."""
+
+
 def train(
+    work: Path,
+    options: TrainOptions = TrainOptions(),
+    *,
+    on_epoch: Callable[[Epoch], None] = ignore,
+    on_init: Callable[[Initialisation], None] = pass_by,
+    on_fold: Callable[[str, int, int], None] = keep_quiet,
+) -> Path | tuple[Path, ...]:
+    """Train one network on prepared cases, or with `fold` "all-folds" one for each part of the cases.
+
+    Folds are trained one after the other, each in a folder of its own and for as long as the options say. A fold
+    that is complete is left as it is; one that was interrupted goes on with `options.resume`.
+
+    With `options.scheduler` workers of a Dask cluster train, all folds at the same time; where a worker dies, another
+    goes on from the last state saved. `on_init` is told nothing then: `init.json` is there.
+
+    Args:
+        work: a planned and prepared work folder.
+        options: what to train, for how long, and on what.
+        on_epoch: told each epoch.
+        on_init: told what was taken from `options.init`, before the first step.
+        on_fold: told the name of the run, its fold and how many there are, before each of all folds; on a cluster
+            before each epoch that follows one of another fold.
+
+    Returns:
+        The path of the bundle to ship; of all folds a tuple of paths, in their order.
+
+    Raises:
+        OptionError: as for `train_fold`; and a fold is complete, but was trained for another length.
+        DataError, WeightsError, DivergedError: as for `train_fold`.
+        ClusterError: as for `train_all`.
+    """
+    options = checked(options)
+    if options.fold != "all-folds":
+        if options.scheduler:
+            return train_all([(work, options)], options.scheduler, on_epoch=on_epoch)[0]
+        return train_fold(work, options, on_epoch=on_epoch, on_init=on_init)
+    name = choose_config(read_plan(work), options.config, options.model)
+    names = [f"{name}-{fold}" for fold in range(options.folds)]
+
+    def announce(run: str) -> None:
+        on_fold(run, names.index(run), options.folds)
+
+    if options.scheduler:
+        runs = [(work, _fold(work, run, fold, options)) for fold, run in enumerate(names)]
+        return train_all(runs, options.scheduler, on_run=announce, on_epoch=on_epoch)
+    made = []
+    for fold, run in enumerate(names):
+        announce(run)
+        made.append(train_fold(work, _fold(work, run, fold, options), on_epoch=on_epoch, on_init=on_init))
+    return tuple(made)
+
+
+def _fold(work: Path, run: str, fold: int, options: TrainOptions) -> TrainOptions:
+    """Return the options of one of all folds."""
+    one = replace(options, fold=fold)
+    if ended(Folder(work / "runs" / run), one):  # looked at all the same, so that folds of one network stay together
+        one = replace(one, resume=True, log_to=())
+    return one
+
+
+def train_fold(
     work: Path,
     options: TrainOptions = TrainOptions(),
     *,
@@ -73,15 +140,14 @@ def train(
     Everything lies in `work/runs/<configuration>-<fold>/`: `options.json`, `init.json` (what was taken from the
     bundle `options.init`), `log.jsonl` (one line an epoch), `state.pt` (to go on with `resume`), `best.safetensors`
     (on validation), `last.safetensors`, and in the end `model.safetensors`, the weights to ship.
-    Ctrl-C finishes the step, saves, and raises KeyboardInterrupt. A run that is complete is left as it is.
+    Ctrl-C or SIGTERM finishes the step, saves, and raises KeyboardInterrupt. A run that is complete is left as it is.
 
     A run that ended in any other way goes on, too, and ends with the weights of one that was not interrupted:
     `state-before.pt` is there for a damaged `state.pt`. Where a loss or gradient is not finite, the run goes back
     to its last saved state and on at half the rate, once.
 
-    With `options.scheduler` a worker of a Dask cluster trains, and where it dies another goes on from the last state
-    saved; `on_init` is told nothing then (`init.json` is there). `training.elsewhere.train_all` trains several networks
-    at the same time.
+    Started by `torchrun`, its processes share each batch, and the result is that of one process up to rounding. The
+    first one writes, and calls `on_epoch` and `on_init`.
 
     Args:
         work: a planned and prepared work folder.
@@ -95,15 +161,27 @@ def train(
     Raises:
         DataError: there is no plan, or nothing is prepared.
         OptionError: the plan lacks the configuration, its network cannot be built or cannot take the patch, or the
-            run's folder holds another run.
+            run's folder holds another run; or several processes cannot share the batch or the network.
         WeightsError: `options.init` is no bundle, or nothing in it fits the network.
         DivergedError: a loss or gradient was not finite for the second time.
-        ClusterError: there is no such scheduler, or its workers cannot do what they are given.
     """
     options, began = checked(options), time.perf_counter()
-    if options.scheduler:
-        (model,) = train_all([(work, options)], options.scheduler, on_epoch=lambda _, epoch: on_epoch(epoch))
-        return model
+    with processes(choose_device(options.device)) as all_:
+        if not all_.first:
+            on_epoch, on_init = ignore, pass_by
+        return _together(work, options, all_, began, on_epoch=on_epoch, on_init=on_init)
+
+
+def _together(
+    work: Path,
+    options: TrainOptions,
+    all_: Processes,
+    began: float,
+    *,
+    on_epoch: Callable[[Epoch], None],
+    on_init: Callable[[Initialisation], None],
+) -> Path:
+    """Train, as one of some processes."""
     plan = read_plan(work)
     name = choose_config(plan, options.config, options.model)
     config, folder = plan.config(name), Folder(work / "runs" / f"{name}-{options.fold}")
@@ -113,27 +191,34 @@ def train(
     cases = material(work, config, options)
     recipe = chosen_recipe(config, plan.labels, images(cases.training, config), options)
     config = replace(config, recipe=recipe)
-    with _prepared_torch(options) as device:
+    with _prepared_torch(options, all_) as device:
         network = build(config.network)
         check_encoder(network, config.network.name, options.freeze_encoder or 0)
+        check_shares(all_, config.batch, network)
         started = None if old else _started(network, plan, config, options)
         network.to(device)
-        run = _run(name, config, cases, options, choose_precision(_asked(options, old), device, network, config))
+        chosen = _agreed(choose_precision(_asked(options, old), device, network, config), all_)
+        run = _run(name, config, cases, options, chosen)
         if old:
             check_same(old, run, folder)
         state = _state(network, run, device)
-        open_run(folder, run, old, state)
-        if started:
+        open_run(folder, run, old, state, writes=all_.first)
+        check_agreement(all_, f"{dump(run)} {state.step} {state.total}")
+        if started and all_.first:
             write(started, folder.init)
             on_init(started)
-        course = _course(plan, run, cases, Precision(device, run.precision), pretrained=folder.init.exists())
-        state.seconds += time.perf_counter() - began
-        told = tracked(options.log_to, folder.path, f"{plan.dataset} {folder.path.name}", _facts(run))
+        _part_ways(all_, options.seed, state)
+        pretrained = all_.each(folder.init.exists())[0] > 0  # the first process may have written it just now
+        course = _course(plan, run, cases, Precision(device, run.precision), all_, pretrained=pretrained)
+        state.seconds += all_.each(time.perf_counter() - began)[0]
+        sinks = options.log_to if all_.first else ()
+        told = tracked(sinks, folder.path, f"{plan.dataset} {folder.path.name}", _facts(run))
         with after_the_step() as check, told as tell:
             if not finished(state):
-                _train(state, course, folder, plan, run, on_epoch=on_epoch, tell=tell, check=check)
-            elif not folder.model.exists():
+                _train(state, course, folder, plan, run, on_epoch=on_epoch, tell=tell, check=together(check, all_))
+            elif all_.first and not folder.model.exists():
                 ship(folder, early=False)
+            all_.wait()
     return folder.model
 
 
@@ -148,28 +233,32 @@ def _train(
     tell: Callable[[Epoch], None],
     check: Callable[[], None],
 ) -> None:
-    """Run the loop: log, keep the best, save, stop early."""
+    """Run the loop: stop early; and, in the first process, log, keep the best, save."""
     saved, score, early = time.perf_counter(), None, False
-    if not has_state(folder.state):
+    first = course.processes.first
+    if first and not has_state(folder.state):
         save_state(state, folder.state)
     try:
         for epoch in _guarded(state, course, folder, check):
-            log(epoch, folder)
-            tell(epoch)
             score = epoch.dice
-            if epoch.improved:
+            if first:
+                log(epoch, folder)
+                tell(epoch)
+            if first and epoch.improved:
                 save(bundle(state, plan, run, score), folder.best)
             on_epoch(epoch)
             if epoch.patience_left == 0 and not finished(state):
                 early, state.total = True, state.step
-            elif time.perf_counter() - saved > SAVE_EVERY:
+            elif first and time.perf_counter() - saved > SAVE_EVERY:
                 keep(folder, state, plan, run, score)
                 saved = time.perf_counter()
     except Stopped:
-        keep(folder, state, plan, run, None)
+        if first:
+            keep(folder, state, plan, run, None)
         raise
-    keep(folder, state, plan, run, score)
-    ship(folder, early=early)
+    if first:
+        keep(folder, state, plan, run, score)
+        ship(folder, early=early)
 
 
 def _guarded(state: State, course: Course, folder: Folder, check: Callable[[], None]) -> Iterator[Epoch]:
@@ -180,9 +269,12 @@ def _guarded(state: State, course: Course, folder: Folder, check: Callable[[], N
         except DivergedError as error:
             if state.setbacks:
                 raise
-            go_back(folder, state)
+            all_ = course.processes
+            go_back(folder, state, writes=all_.first)
             state.setbacks = 1
-            save_state(state, folder.state)
+            all_.wait()  # until all have read what is now written anew
+            if all_.first:
+                save_state(state, folder.state)
             warnings.warn(
                 f"{error}; going on from step {state.step} of the last saved state, at half the rate",
                 MambinoWarning,
@@ -202,6 +294,15 @@ def _started(network: nn.Module, plan: Plan, config: Config, options: TrainOptio
 def _asked(options: TrainOptions, old: Run | None) -> Literal["auto", "float32", "bf16", "fp16"]:
     """Return the precision asked for; a run that goes on keeps the one it has chosen."""
     return old.precision if old and options.precision == "auto" else options.precision
+
+
+def _agreed(mine: Precision, all_: Processes) -> Precision:
+    """Return the precision of the first process: others may have measured something else.
+
+    All wait here for one another, so that nobody writes what another has yet to look at.
+    """
+    name: Any = all_.each_text(mine.name)[0]
+    return replace(mine, name=name)
 
 
 def _run(name: str, config: Config, cases: Material, options: TrainOptions, precision: Precision) -> Run:
@@ -243,33 +344,43 @@ def _state(network: nn.Module, run: Run, device: torch.device) -> State:
     return State(network=network, average=average, optimiser=rule, scaler=scaler(device, run.precision))
 
 
-def _course(plan: Plan, run: Run, cases: Material, precision: Precision, *, pretrained: bool) -> Course:
+def _part_ways(all_: Processes, seed: int, state: State) -> None:
+    """Let dropout draw differently in each process; the first one draws as it would alone."""
+    if not all_.first:
+        torch.manual_seed(mixed(seed + all_.rank, state.step))
+
+
+def _course(
+    plan: Plan, run: Run, cases: Material, precision: Precision, all_: Processes, *, pretrained: bool
+) -> Course:
     options, config = run.options, run.config
     freeze = config.recipe.freeze if pretrained else 0
+    how = augmentation(config, plan.labels, options.seed)
     channels = config.network.in_channels
-    training, held_out = held(cases.training, channels), held(cases.held_out, channels)
+    training, held_out = held(cases.training, channels, all_.here), held(cases.held_out, channels, all_.here)
     return Course(
         config=config,
         labels=plan.labels,
         precision=precision,
-        patches=patches(training, config, plan.labels, augmentation(config, plan.labels, options.seed), options.seed),
+        patches=patches(training, config, plan.labels, how, options.seed, all_=all_),
         held_out=held_out,
         epochs=options.epochs,
         budget=60 * options.minutes if options.minutes else None,
         validate_every=options.validate_every,
         patience=options.patience,
-        workers=_workers(precision.device),
+        workers=_workers(precision.device, all_),
         frozen=freeze if options.freeze_encoder is None else options.freeze_encoder,
+        processes=all_,
     )
 
 
-def _workers(device: torch.device) -> int:
+def _workers(device: torch.device, all_: Processes) -> int:
     """Return how many threads prepare batches: a GPU waits for them, a processor computes itself."""
-    return 0 if device.type == "cpu" else max(1, min(8, machine.cores() - 1))
+    return 0 if device.type == "cpu" else max(1, min(8, machine.cores() // all_.here - 1))
 
 
 @contextmanager
-def _prepared_torch(options: TrainOptions) -> Iterator[torch.device]:
+def _prepared_torch(options: TrainOptions, all_: Processes) -> Iterator[torch.device]:
     """Set threads and the seed of torch for the time of a run, and put both back."""
     device = choose_device(options.device)
     keep_allocations()
@@ -277,7 +388,7 @@ def _prepared_torch(options: TrainOptions) -> Iterator[torch.device]:
     cuda = [torch.cuda.current_device()] if device.type == "cuda" else []
     with torch.random.fork_rng(cuda):
         torch.manual_seed(options.seed)
-        torch.set_num_threads(options.threads or machine.cores())
+        torch.set_num_threads(options.threads or max(1, machine.cores() // all_.here))
         try:
             yield device
         finally:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mambino.errors import Error
 from mambino.training.precision import Precision
+from mambino.training.processes import ALONE, Processes
 from mambino.training.state import State
 
 
@@ -15,14 +16,17 @@ class DivergedError(Error):
     """A loss or gradient is not finite."""
 
 
-def diverged(state: State, images: Tensor, precision: Precision, terms: dict[str, float]) -> DivergedError:
+def diverged(
+    state: State, images: Tensor, precision: Precision, terms: dict[str, float], all_: Processes = ALONE
+) -> DivergedError:
     """Return the error for a loss or gradient that is not finite: which step, which terms, which layer first.
 
     The weights are those before the step: they are finite, and so are those of the last saved state.
     """
     parts = ", ".join(f"{name} {value:.4g}" for name, value in terms.items())
     what = "the gradient" if all(map(isfinite, terms.values())) else "the loss"
-    place = _first_output(state.network, images, precision) or _first_gradient(state.network)
+    seen = all_.each_text(_first_output(state.network, images, precision))  # each process looks at its own images
+    place = next(filter(None, seen), "") or _first_gradient(state.network)
     return DivergedError(
         f"{what} is not finite at step {state.step + 1} ({parts}); the first value that is not finite is in {place}",
         hint="train with --precision float32, or lower recipe.rate in plan.json",

@@ -1,4 +1,4 @@
-"""Ctrl-C while training: the step is finished and the state saved before the program ends."""
+"""Ctrl-C or a request to end while training: the step is finished and the state saved before the program ends."""
 
 import signal
 import threading
@@ -7,17 +7,18 @@ from contextlib import contextmanager
 from types import FrameType
 
 from mambino.training.loop import proceed
+from mambino.training.processes import Processes
 
 
 class Stopped(KeyboardInterrupt):
-    """Ctrl-C, noticed where the state is whole."""
+    """Ctrl-C or SIGTERM, noticed where the state is whole."""
 
 
 @contextmanager
 def after_the_step() -> Iterator[Callable[[], None]]:
-    """Lend a check that raises `Stopped` if Ctrl-C was pressed since; a second Ctrl-C acts at once.
+    """Lend a check that raises `Stopped` if Ctrl-C was pressed since, or SIGTERM sent; a second one acts at once.
 
-    The handler that was there before is put back at the end. Outside of the main thread, which alone gets
+    The handlers that were there before are put back at the end. Outside of the main thread, which alone gets
     signals, nothing is changed.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -34,9 +35,27 @@ def after_the_step() -> Iterator[Callable[[], None]]:
         if pressed.is_set():
             raise Stopped
 
-    before = signal.signal(signal.SIGINT, handle)
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield check
         check()
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def together(check: Callable[[], None], all_: Processes) -> Callable[[], None]:
+    """Return a check that raises `Stopped` in all processes if any of them was stopped; all have to call it."""
+    if all_.count == 1:
+        return check
+
+    def agreed() -> None:
+        try:
+            check()
+        except Stopped:
+            all_.each(1.0)
+            raise
+        if any(all_.each(0.0)):
+            raise Stopped
+
+    return agreed

@@ -1,6 +1,5 @@
 """The loop: steps, validation on whole cases, and one `Epoch` after the other."""
 
-import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from math import floor, inf, isfinite
@@ -16,6 +15,7 @@ from mambino.training.divergence import diverged
 from mambino.training.freezing import hold
 from mambino.training.loss import Parts, deep_parts
 from mambino.training.precision import Precision
+from mambino.training.processes import ALONE, Processes
 from mambino.training.sampling import Batch, Readable
 from mambino.training.schedule import LEARNT, keeps, rate, settled, steps_that_fit
 from mambino.training.state import State, follow
@@ -73,6 +73,7 @@ class Course:
         patience: epochs without improvement after which it ends; 0 never ends it.
         workers: threads that prepare batches; 0 prepares them between the steps.
         frozen: epochs for which the encoder learns nothing.
+        processes: that learn together; each has its part of a batch and of the cases held out.
     """
 
     config: Config
@@ -86,6 +87,7 @@ class Course:
     patience: int = 0
     workers: int = 0
     frozen: int = 0
+    processes: Processes = ALONE
 
 
 def proceed() -> None:
@@ -105,22 +107,24 @@ def epochs(state: State, course: Course, *, check: Callable[[], None] = proceed)
         DivergedError: the loss or a gradient is not finite; `state` is that of before the step.
         DataError: a case cannot be read.
     """
-    began = time.perf_counter() - state.seconds
+    clock = course.processes.clock
+    began = clock() - state.seconds
     _settle(state, course)
     batches = stream(course.patches, state.step * course.config.recipe.accumulate, course.workers)
     try:
         while not finished(state):
             while state.step < _epoch_end(state, course):
-                begin = time.perf_counter()
+                begin = clock()
                 _learn(state, batches, course)
-                state.pace = state.pace.after_step(time.perf_counter() - begin)
-                state.seconds = time.perf_counter() - began
+                now = clock()
+                state.pace = state.pace.after_step(now - begin)
+                state.seconds = now - began
                 _settle(state, course)
                 check()
             score = _validate(state, course, check)
-            state.seconds = time.perf_counter() - began
+            state.seconds = clock() - began
             yield _close(state, course, score)
-            state.seconds = time.perf_counter() - began
+            state.seconds = clock() - began
     finally:
         batches.close()
 
@@ -141,12 +145,14 @@ def _learn(state: State, batches: Iterator[Batch], course: Course) -> None:
     for _ in range(recipe.accumulate):
         images, one = _back(state, next(batches), course)
         found = {name: found.get(name, 0.0) + part / recipe.accumulate for name, part in one.items()}
+    course.processes.add_up(state.network)
     state.scaler.unscale_(state.optimiser)
     norm = torch.nn.utils.clip_grad_norm_(state.network.parameters(), recipe.clip or inf)
     value = _sum(found).item()
     too_large = state.scaler.is_enabled() and state.scaler.get_scale() > 1  # a step is left out and the scale halved
     if not isfinite(value) or not (isfinite(norm.item()) or too_large):
-        raise diverged(state, images, course.precision, {name: part.item() for name, part in found.items()})
+        terms = {name: part.item() for name, part in found.items()}
+        raise diverged(state, images, course.precision, terms, course.processes)
     state.scaler.step(state.optimiser)
     state.scaler.update()
     state.step += 1
@@ -257,10 +263,12 @@ def _validate(state: State, course: Course, check: Callable[[], None]) -> Score 
     number = state.epoch + 1
     if state.rhythm is None or not (number % state.rhythm.every == 0 or finished(state)):
         return None
-    begin = time.perf_counter()
+    begin = course.processes.clock()
     chosen = spread(course.held_out, state.rhythm.cases)
-    score = validate(state.average, chosen, course.config, course.labels, course.precision, check)
-    state.pace = state.pace.after_validation(time.perf_counter() - begin)
+    score = validate(
+        state.average, chosen, course.config, course.labels, course.precision, check, all_=course.processes
+    )
+    state.pace = state.pace.after_validation(course.processes.clock() - begin)
     return score
 
 

@@ -70,7 +70,7 @@ def _check_prepared_for(work: Path, config: Config, cases: Sequence[StoredCase])
 
 def _held_out(ids: Sequence[str], store: Store, options: TrainOptions) -> set[str]:
     """Return the names of the cases of the fold; cases of one patient are never in two."""
-    if options.fold == "all":
+    if isinstance(options.fold, str):
         return set()
     if options.fold >= options.folds:
         raise OptionError(

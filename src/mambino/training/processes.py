@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from mambino.errors import Error, MambinoWarning, OptionError, ToldError
 
@@ -49,7 +51,7 @@ class _Whole(torch.autograd.Function):
         return _reduced(part.detach().clone())
 
     @staticmethod
-    def backward(_ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(_ctx: Any, gradient: Tensor) -> Tensor:
         """Return the gradient of the sum: that of each of its parts."""
         return gradient
 
@@ -91,7 +93,7 @@ class Processes:
             return
         for gradients in _buckets([p.grad for p in network.parameters() if p.grad is not None]):
             total = _reduced(torch.cat([gradient.flatten() for gradient in gradients]))
-            pieces = total.split([gradient.numel() for gradient in gradients])
+            pieces = torch.split(total, [gradient.numel() for gradient in gradients])
             for gradient, piece in zip(gradients, pieces, strict=True):
                 gradient.copy_(piece.view_as(gradient))
 
@@ -119,6 +121,10 @@ class Processes:
     def wait(self) -> None:
         """Go on when every process has come here."""
         self.each(0.0)
+
+
+ALONE = Processes()
+"""The only process there is."""
 
 
 def check_shares(all_: Processes, batch: int, network: nn.Module) -> None:
@@ -158,8 +164,8 @@ def check_agreement(all_: Processes, what: str) -> None:
 def processes(device: torch.device) -> Iterator[Processes]:
     """Join the processes that `torchrun` has started; without it there is one.
 
-    A group that the caller has made already is joined as it is. Only the first process warns. Where all meet one
-    error, only the first raises it, and the others `ToldError`.
+    A group that the caller has made already is joined as it is; it must serve the processor, too. Only the first
+    process warns. Where all meet one error, only the first raises it, and the others `ToldError`.
 
     Raises:
         OptionError: more processes than GPUs, or a device that cannot be shared by processes.
@@ -168,11 +174,13 @@ def processes(device: torch.device) -> Iterator[Processes]:
         yield Processes(distributed.get_rank(), distributed.get_world_size(), _here())
         return
     if not distributed.is_available() or not distributed.is_torchelastic_launched():
-        yield Processes()
+        yield ALONE
         return
     _take_device(device)
-    store, rank, count = next(iter(distributed.rendezvous("env://")))
+    store, rank, count = next(iter(rendezvous("env://")))
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    # A program may train several times, and would else meet the addresses of the group before.
+    store = PrefixStore(f"run {store.add(f'runs of {rank}', 1)}", store)
     distributed.init_process_group(backend, store=store, rank=rank, world_size=count)
     try:
         with warnings.catch_warnings():
@@ -187,6 +195,22 @@ def processes(device: torch.device) -> Iterator[Processes]:
         raise
     finally:
         distributed.destroy_process_group()
+
+
+def refuse_several(verb: str) -> None:
+    """Refuse what each process that `torchrun` has started would do once more.
+
+    Raises:
+        OptionError: names the verb and the number of processes.
+    """
+    count = (
+        int(os.environ["WORLD_SIZE"]) if distributed.is_available() and distributed.is_torchelastic_launched() else 1
+    )
+    if count > 1:
+        raise OptionError(
+            f"{verb} was started in {count} processes, each of which would do all of it",
+            hint="start it without torchrun; train and pretrain alone share their work",
+        )
 
 
 def speaks() -> bool:
@@ -215,7 +239,7 @@ def _take_device(device: torch.device) -> None:
         torch.cuda.set_device(number)
 
 
-def _told(store: distributed.Store) -> bool:
+def _told(store: PrefixStore) -> bool:
     """Tell whether the first process has failed as well."""
     try:
         store.wait(["told"], PATIENCE)

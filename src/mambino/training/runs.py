@@ -21,6 +21,8 @@ from mambino.training.loop import Epoch
 from mambino.training.state import State, has_state, load_state, save_state
 from mambino.weights.bundle import Bundle, save
 
+LENGTH = ("epochs", "minutes")
+"""Options that say how long a run is."""
 KEPT = ("set", "loss", "class_weights", "checkpointing", "compile")
 """Options besides the recipe that a run which goes on has as before."""
 
@@ -141,6 +143,25 @@ def check_same(old: Run, new: Run, folder: Folder) -> None:
         )
 
 
+def ended(folder: Folder, options: TrainOptions) -> bool:
+    """Tell whether a folder holds a complete run of the length asked for.
+
+    Raises:
+        OptionError: it holds a complete run of another length, and to train it on was not asked for.
+    """
+    if not (folder.model.exists() and folder.options.exists()):
+        return False
+    old = read(Run, folder.options)
+    for name in LENGTH:
+        before, now = getattr(old.options, name), getattr(options, name)
+        if before != now and not options.resume:
+            raise OptionError(
+                f"{folder.path} holds a complete run with {name} {before}, this one has {name} {now}",
+                hint="add --resume to train it on, or remove the folder to start again",
+            )
+    return all(getattr(old.options, name) == getattr(options, name) for name in LENGTH)
+
+
 def _difference(old: Config | Recipe, new: Config | Recipe, place: str) -> tuple[str, object, object] | None:
     """Return the first field that is another, but for the recipe as a whole: its name, and both values."""
     for name in fields_of(type(old)):
@@ -150,22 +171,25 @@ def _difference(old: Config | Recipe, new: Config | Recipe, place: str) -> tuple
     return None
 
 
-def open_run(folder: Folder, run: Run, old: Run | None, state: State) -> None:
-    """Begin a run's folder, or fill `state` from it and cut the log back to the state."""
+def open_run(folder: Folder, run: Run, old: Run | None, state: State, *, writes: bool = True) -> None:
+    """Begin a run's folder, or fill `state` from it and cut the log back to the state; one process of all `writes`."""
     if old is None:
-        write(run, folder.options)
-        write_text("", folder.log)
+        if writes:
+            write(run, folder.options)
+            write_text("", folder.log)
         return
-    go_back(folder, state)
-    length = ("epochs", "minutes")
-    if any(getattr(old.options, name) != getattr(run.options, name) for name in length):
+    go_back(folder, state, writes=writes)
+    if any(getattr(old.options, name) != getattr(run.options, name) for name in LENGTH):
         state.total = 0
-        write(run, folder.options)
+        if writes:
+            write(run, folder.options)
 
 
-def go_back(folder: Folder, state: State) -> None:
+def go_back(folder: Folder, state: State, *, writes: bool = True) -> None:
     """Fill `state` with the last one saved, and cut the log back to it."""
     load_state(state, folder.state)
+    if not writes:
+        return
     lines = folder.log.read_text(encoding="utf-8").splitlines() if folder.log.exists() else []
     kept = [line for line in lines if number_of(line) <= state.epoch]
     write_text("".join(line + "\n" for line in kept), folder.log)

@@ -1,7 +1,7 @@
 """Where patches come from: a random case, a random place, read without reading the case.
 
-Batch number k of a run depends on the seed and on k alone, so that a run which goes on after a stop
-sees the batches it would have seen, however many were prepared in advance.
+Sample number j of batch number k depends on the seed, j and k alone, so that a run which goes on after a stop
+sees the batches it would have seen, however many were prepared in advance and however many processes share them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,6 +30,7 @@ from mambino.training.augmentation import (
 )
 from mambino.training.intensity import below
 from mambino.training.loss import learnable
+from mambino.training.processes import ALONE, Processes
 from mambino.training.terms import IGNORED
 from mambino.training.waiting import reading
 
@@ -86,11 +87,12 @@ class Patches:
         cases: to draw from, each as likely as the others.
         labels: of the data set.
         patch: size in voxels.
-        batch: patches in a batch.
+        batch: patches in a batch, of all processes together.
         foreground: share of patches whose centre is a voxel of a structure.
         augmentation: what happens to them.
         seed: of everything random.
         slices: the patch is one slice of a case with one axis more.
+        processes: that share each batch.
     """
 
     cases: Sequence[Readable]
@@ -101,11 +103,13 @@ class Patches:
     augmentation: Augmentation
     seed: int
     slices: bool = False
+    processes: Processes = ALONE
 
     def __call__(self, number: int) -> Batch:
-        """Return batch `number`; the same number gives the same batch."""
-        generator = Generator().manual_seed(mixed(self.seed, number))
-        images, targets = zip(*[self._draw(generator) for _ in range(self.batch)], strict=True)
+        """Return this process's part of batch `number`; the same number gives the same batch."""
+        mine = self.processes.share(range(number * self.batch, (number + 1) * self.batch))
+        seeds = [mixed(self.seed, sample) for sample in mine]
+        images, targets = zip(*[self._draw(Generator().manual_seed(seed)) for seed in seeds], strict=True)
         return Batch(torch.stack(images), learnable(self.labels, torch.stack(targets)))
 
     def _draw(self, generator: Generator) -> tuple[Float[Tensor, "c *s"], Int[Tensor, "*s"]]:
@@ -128,7 +132,15 @@ class Patches:
         return change_intensities(image, self.augmentation, generator), labels
 
 
-def patches(cases: Sequence[Readable], config: Config, labels: Labels, how: Augmentation, seed: int) -> Patches:
+def patches(
+    cases: Sequence[Readable],
+    config: Config,
+    labels: Labels,
+    how: Augmentation,
+    seed: int,
+    *,
+    all_: Processes = ALONE,
+) -> Patches:
     """Return the source of batches that a configuration asks for."""
     return Patches(
         cases=cases,
@@ -139,6 +151,7 @@ def patches(cases: Sequence[Readable], config: Config, labels: Labels, how: Augm
         augmentation=how,
         seed=seed,
         slices=config.slice_axis is not None,
+        processes=all_,
     )
 
 
@@ -178,10 +191,10 @@ def read(case: Readable, start: Sequence[int], size: Sequence[int]) -> tuple[Flo
     return voxels, numbers
 
 
-def held(cases: Sequence[Readable], channels: int) -> Sequence[Readable]:
-    """Return the cases in memory where all of them are small beside what is free, else as they are."""
+def held(cases: Sequence[Readable], channels: int, holders: int = 1) -> Sequence[Readable]:
+    """Return the cases in memory where all of them, so many times, are small beside what is free, else as they are."""
     size = sum(prod(case.shape) for case in cases) * (4 * channels + 2) / 2**30
-    if size > HELD_SHARE * machine.memory():
+    if holders * size > HELD_SHARE * machine.memory():
         return cases
     return [_hold(case) for case in cases]
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -17,6 +17,7 @@ from mambino.core.plan import Config
 from mambino.metrics.overlap import counts, dice
 from mambino.ops.windows import blend, positions
 from mambino.training.precision import Precision
+from mambino.training.processes import ALONE, Processes
 from mambino.training.sampling import Readable
 
 T = TypeVar("T")
@@ -91,22 +92,35 @@ def validate(
     labels: Labels,
     precision: Precision,
     check: Callable[[], None] = lambda: None,
+    *,
+    all_: Processes = ALONE,
 ) -> Score:
-    """Segment each case with sliding windows and compare; `check` is called between cases and may raise."""
-    found: dict[str, list[float]] = {name: [] for name in labels.names}
+    """Segment each case with sliding windows and compare; `check` is called between cases and may raise.
+
+    Several processes take a case each, then the next one each; all return the same score.
+    """
+    table = torch.full((len(cases), len(labels.names)), 0.0, dtype=torch.float64)
+    known = torch.zeros_like(table)
     training = network.training
     network.eval()
     try:
-        for case in cases:
+        for start in range(0, len(cases), all_.count):
             check()
-            scores = _score(network, case, config, labels, precision)
-            for name, values in found.items():
-                values.extend(value for value in [scores[name]] if value is not None)
+            for number in all_.share(range(start, min(start + all_.count, len(cases)))):
+                scores = list(_score(network, cases[number], config, labels, precision).values())
+                table[number] = torch.tensor([value or 0.0 for value in scores], dtype=torch.float64)
+                known[number] = torch.tensor([value is not None for value in scores])
     finally:
         network.train(training)
-    per_label = {name: fmean(values) if values else None for name, values in found.items()}
-    known = [value for value in per_label.values() if value is not None]
-    return Score(fmean(known) if known else None, per_label)
+    return _mean(all_.summed(table), all_.summed(known) > 0, labels)
+
+
+def _mean(table: Float[Tensor, "n k"], known: Bool[Tensor, "n k"], labels: Labels) -> Score:
+    """Return means over the cases that are known, of each structure."""
+    found = [table[known[:, i], i].tolist() for i in range(len(labels.names))]
+    per_label = {name: fmean(values) if values else None for name, values in zip(labels.names, found, strict=True)}
+    means = [value for value in per_label.values() if value is not None]
+    return Score(fmean(means) if means else None, per_label)
 
 
 def _score(
