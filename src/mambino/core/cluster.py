@@ -11,7 +11,7 @@ import tempfile
 import threading
 import uuid
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -32,7 +32,7 @@ _PATIENCE = 10.0  # seconds until a scheduler that does not answer counts as awa
 _PREFIX = ".part-cluster-"
 _TURN = threading.Lock()
 _AGAIN = "the same command goes on from here (train: add --resume)"
-_SAME = "start scheduler and workers from the same installation of mambino as this program"
+_SAME = "start scheduler and workers from an installation like that of this program"
 
 
 class ClusterError(Error):
@@ -51,6 +51,7 @@ class _Order(Generic[T, R]):
         place: is there for as long as somebody waits for the job, under the same name on all machines.
         version: of mambino, on the machine that waits.
         topic: under which the job tells of itself.
+        number: of the job.
     """
 
     work: Callable[[T, Tell], R]
@@ -58,6 +59,7 @@ class _Order(Generic[T, R]):
     place: Path
     version: str
     topic: str
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +83,9 @@ def tasks(
     """Lend the results of all jobs, each as it comes, with its name; leaving the block cancels what has not begun.
 
     A job whose worker dies is given to another worker, so it may run twice: in part, or even to its end where the
-    worker dies before it can say so. `work` must bear that. Where as many workers die over a job as the scheduler
-    allows (`distributed.scheduler.allowed-failures`), an error that names it takes the place of its result.
+    worker dies before it can say so. `work` must bear that. Where more workers die over a job than the scheduler
+    allows (`distributed.scheduler.allowed-failures`), an error that names it takes the place of its result. A job that
+    only waited at a worker which died over another is not blamed.
 
     A worker does one job at a time, whatever its number of threads.
 
@@ -104,14 +107,13 @@ def tasks(
         client = stack.enter_context(_client(dask, scheduler))
         topic = f"mambino-{uuid.uuid4().hex}"
         client.subscribe_topic(topic, lambda event: hear(event[1]))
-        orders = [_Order(work, job, place, version("mambino"), topic) for job in jobs.values()]
+        orders = [_Order(work, job, place, version("mambino"), topic, i) for i, job in enumerate(jobs.values())]
         # Numbers, not names: names of cases are nothing for the scheduler's pages. One group of keys makes the
         # scheduler keep what no worker has begun, so that it goes to whoever is free.
         keys = [(topic, number) for number in range(len(orders))]
-        names = dict(zip(keys, jobs, strict=True))
         futures = client.map(_obey, orders, key=keys, pure=False) if orders else []
         stack.callback(client.cancel, futures)
-        yield (_ended(future, names[future.key], scheduler) for future in dask.as_completed(futures, loop=client.loop))
+        yield _answers(dask.as_completed(futures, loop=client.loop), client, orders, tuple(jobs), scheduler, futures)
 
 
 @contextmanager
@@ -156,6 +158,41 @@ def check_waited_for(place: Path) -> None:
         )
 
 
+def _answers(
+    ending: Any,
+    client: Any,
+    orders: Sequence[_Order[T, R]],
+    names: Sequence[str],
+    scheduler: str,
+    futures: list[Any],
+) -> Iterator[tuple[str, Any]]:
+    for future in ending:
+        topic, number, *tries = future.key
+        if len(tries) < len(names) - 1 and _is_blamed_for_others(future, orders[number]):
+            again = client.submit(_obey, orders[number], key=(topic, number, *tries, "again"), pure=False)
+            futures.append(again)
+            ending.add(again)
+        else:
+            yield _ended(future, names[number], scheduler)
+
+
+def _is_blamed_for_others(future: Any, order: _Order[T, R]) -> bool:
+    """Tell whether workers died over a task, but fewer of them had begun with it than may die."""
+    problem: Any = future.exception() if future.status == "error" else None
+    if not _killed_workers(problem):
+        return False
+    begun = len(list(order.place.glob(_mark(order, "*"))))
+    return begun <= int(problem.allowed_failures)
+
+
+def _killed_workers(problem: object) -> bool:
+    return type(problem).__name__ == "KilledWorker"
+
+
+def _mark(order: _Order[T, R], text: str) -> str:
+    return f"begun-{order.number}-{text}"
+
+
 def _obey(order: _Order[T, R]) -> _Outcome[R]:
     """Do one job on a worker; errors and warnings of ours travel as values, all else is Dask's to carry."""
     # Threads of torch, its random numbers and Python's warnings belong to the whole process.
@@ -163,8 +200,9 @@ def _obey(order: _Order[T, R]) -> _Outcome[R]:
         warnings.simplefilter("always", MambinoWarning)
         outcome: _Outcome[R]
         try:
-            _check_version(order.version)
+            _check_version(version("mambino"), order.version, f"on {platform.node()}")
             check_waited_for(order.place)
+            (order.place / _mark(order, uuid.uuid4().hex)).touch()
             outcome = _Outcome(order.work(order.job, partial(_tell, order.topic)))
         except Error as error:
             outcome = _Outcome(error=error)
@@ -176,11 +214,18 @@ def _tell(topic: str, text: str) -> None:
     need("distributed", extra="cluster", why="--scheduler").get_worker().log_event(topic, text)
 
 
-def _check_version(theirs: str) -> None:
-    if version("mambino") != theirs:
-        raise ClusterError(
-            f"the worker on {platform.node()} runs mambino {version('mambino')}, but was given work by {theirs}", _SAME
-        )
+def _check_versions(client: Any) -> None:
+    """Refuse workers that lack mambino, or have another one.
+
+    They would die over what they cannot read. Hence they are asked with a function of Python's own.
+    """
+    for address, found in client.run(version, "mambino", on_error="return").items():
+        _check_version(found if isinstance(found, str) else "none", version("mambino"), address)
+
+
+def _check_version(there: str, here: str, worker: str) -> None:
+    if there != here:
+        raise ClusterError(f"the worker {worker} has mambino {there}, who gives it work has {here}", _SAME)
 
 
 def _ended(future: Any, name: str, scheduler: str) -> tuple[str, Any]:
@@ -196,7 +241,7 @@ def _ended(future: Any, name: str, scheduler: str) -> tuple[str, Any]:
         if outcome.error is not None:
             raise outcome.error
         return name, outcome.result
-    if type(problem).__name__ == "KilledWorker":
+    if _killed_workers(problem):
         return name, _killed(name, problem)
     if "deserializ" in str(problem) or isinstance(problem, ImportError):
         raise ClusterError(f"the cluster cannot read what it is given: {_first_line(problem)}", _SAME) from problem
@@ -208,7 +253,7 @@ def _killed(name: str, problem: Any) -> ClusterError:
     count = problem.allowed_failures + 1
     return ClusterError(
         f"{name}: its worker died, {count} times of {count} allowed, the last at {problem.last_worker.address}",
-        hint="as when memory runs out: give workers more of it; what is done is kept",
+        hint="its log may say why: it needs mambino, and more memory where that ran out; what is done is kept",
     )
 
 
@@ -225,6 +270,7 @@ def _client(dask: Any, scheduler: str) -> Iterator[Any]:
                 hint='start one with "dask scheduler" and give the address that it prints, tcp://HOST:8786; or "slurm"',
             ) from None
         stack.callback(client.close)
+        _check_versions(client)
         if scheduler != "slurm":
             _look_at_workers(client, scheduler)
         yield client
