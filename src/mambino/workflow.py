@@ -31,6 +31,7 @@ from mambino.planning import plan
 from mambino.preprocessing import preprocess
 from mambino.training import train_fold
 from mambino.training.calibration import calibrate
+from mambino.training.elsewhere import train_all
 from mambino.training.loop import Epoch
 from mambino.training.processes import refuse_several
 from mambino.weights.bundle import info
@@ -80,11 +81,9 @@ def run(
     names = chosen_configs(planned, options)
     on_stage("preprocess")
     dim: Literal[2, 3] = 2 if planned.config(names[0]).dim == 2 else 3
-    preprocess(work, PreprocessOptions(dims=(dim,)), progress=progress)
-    trained = {}
-    for name in names:
-        on_stage(f"train {name}")
-        trained[name] = train_fold(work, _train_options(work, name, options, dataset), on_epoch=on_epoch)
+    preprocess(work, PreprocessOptions(dims=(dim,), scheduler=options.scheduler), progress=progress)
+    wanted = {name: _train_options(work, name, options, dataset) for name in names}
+    trained = _trained(work, wanted, options.scheduler, on_stage, on_epoch)
     material, choice = _compared(dataset, trained, work)
     if _is_to_be_calibrated(trained[choice.maker.config]):
         on_stage(f"calibrate {choice.maker.config}")
@@ -98,6 +97,25 @@ def run(
         report = _score(trained[candidate.config], material, work, replace(choice, made_by=candidate.config), progress)
         choice = report.choice or choice
     return report
+
+
+def _trained(
+    work: Path,
+    wanted: dict[str, TrainOptions],
+    scheduler: str | None,
+    on_stage: Callable[[str], None],
+    on_epoch: Callable[[Epoch], None],
+) -> dict[str, Path]:
+    """Train networks one after the other; on a cluster all at once, each epoch under the name of its network."""
+    if scheduler:
+        runs = [(work, options) for options in wanted.values()]
+        made = train_all(runs, scheduler, on_run=lambda run: on_stage(f"train {run}"), on_epoch=on_epoch)
+        return dict(zip(wanted, made, strict=True))
+    trained = {}
+    for name, options in wanted.items():
+        on_stage(f"train {name}")
+        trained[name] = train_fold(work, options, on_epoch=on_epoch)
+    return trained
 
 
 def refuse_errors(data: Path, progress: Progress = silent) -> None:
@@ -131,6 +149,7 @@ def _is_to_be_calibrated(bundle: Path) -> bool:
 def _plan_once(data: Path, work: Path, options: RunOptions, progress: Progress) -> Plan:
     """Plan, unless the same run has planned before: its plan may have been edited, and training follows it."""
     asked, kept = work / "run.json", work / "plan.json"
+    options = replace(options, scheduler=None)  # where it runs is not what it does
     if asked.exists() and kept.exists() and replace(read(RunOptions, asked), log_to=options.log_to) == options:
         planned = read(Plan, kept)
         if Path(planned.folder).resolve() == data.resolve():
@@ -203,7 +222,7 @@ def _test_material(dataset: Dataset, held_out: tuple[str, ...], work: Path) -> _
 
 def _segment(bundle: Path, material: _Material, folder: Path, options: RunOptions, progress: Progress) -> None:
     """Segment all images; masks that other weights have left in the folder are made again."""
-    chosen = PredictOptions(mirror=options.mirror, device=options.device, overwrite=True)
+    chosen = PredictOptions(mirror=options.mirror, device=options.device, overwrite=True, scheduler=options.scheduler)
     failed = predict(bundle, material.images, folder, chosen, progress=progress).failed
     if failed:
         raise DataError(f"{len(failed)} of {len(material.images)} images could not be segmented, first {failed[0]}")

@@ -81,10 +81,12 @@ class PreprocessOptions:
         dims: prepare for 2D, 3D or both, as in "--dims 2 3" after the folder; for the dimension of the plan's default
             configuration if not given.
         workers: processes; 0 takes one a core.
+        scheduler: address of a Dask scheduler, as in tcp://HOST:8786, whose workers prepare the cases; or "slurm".
     """
 
     dims: tuple[Literal[2, 3], ...] = ()
     workers: Annotated[int, Ge(0)] = 0
+    scheduler: str | None = None
 
 
 @record
@@ -118,6 +120,7 @@ class TrainOptions:
         init_slip: take one tensor more into Swin-UMamba, the bias of the norm of the patch embedding, as its
             authors' code does by a slip.
         freeze_encoder: epochs for which the encoder learns nothing; with --init as the recipe says if not given.
+        scheduler: address of a Dask scheduler, as in tcp://HOST:8786, one of whose workers trains; or "slurm".
     """
 
     config: str | None = None
@@ -143,6 +146,7 @@ class TrainOptions:
     init: Path | None = None
     init_slip: bool = False
     freeze_encoder: Annotated[int, Ge(0)] | None = None
+    scheduler: str | None = None
 
 
 @record
@@ -221,6 +225,7 @@ class PredictOptions:
         precision: of the network.
         device: where to predict.
         threads: of the processor; 0 takes all.
+        scheduler: address of a Dask scheduler, as in tcp://HOST:8786, whose workers segment the images; or "slurm".
     """
 
     mirror: bool = False
@@ -238,6 +243,7 @@ class PredictOptions:
     precision: Literal["auto", "float32", "bf16"] = "auto"
     device: Device = "auto"
     threads: Annotated[int, Ge(0)] = 0
+    scheduler: str | None = None
 
 
 @record
@@ -309,6 +315,8 @@ class RunOptions:
         seed: of folds, weights, sampling and augmentation.
         mirror: average predictions over mirrored inputs.
         log_to: trackers that get what log.jsonl gets, as in "--log-to tensorboard mlflow" after the folder.
+        scheduler: address of a Dask scheduler, as in tcp://HOST:8786, whose workers prepare, train (a network each) and
+            predict; or "slurm".
     """
 
     models: tuple[str, ...] = ()
@@ -321,6 +329,7 @@ class RunOptions:
     seed: Annotated[int, Ge(0)] = 0
     mirror: bool = False
     log_to: tuple[Tracker, ...] = ()
+    scheduler: str | None = None
 
 
 def named_values(words: tuple[str, ...], flag: str = "set", example: str = "depths=2,2,2,2") -> dict[str, Value]:

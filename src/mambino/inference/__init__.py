@@ -1,15 +1,18 @@
 """Images to masks: predict()."""
 
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mambino.core.cluster import Tell, check_waited_for
 from mambino.core.dataset import Case
 from mambino.core.machine import cores
 from mambino.core.options import PredictOptions, Progress, silent
@@ -23,8 +26,9 @@ from mambino.imageio.dicom.concepts import read_codes
 from mambino.imageio.inputs import Input, find_images, read_input
 from mambino.imageio.pairing import Problem
 from mambino.inference.cleaning import check_cleaning, cleaned
+from mambino.inference.elsewhere import Order, Parked, predict_elsewhere
 from mambino.inference.ensemble import common_header, logits, mean, members
-from mambino.inference.joint import expanded, segment_jointly
+from mambino.inference.joint import Groups, expanded, segment_jointly
 from mambino.inference.ledger import (
     NAME,
     Entry,
@@ -63,6 +67,8 @@ def predict(
     maps to `output`/entropy and, of several members, `output`/mutual_information, and their means to the entries.
 
     A bad image, or one that is not there, does not stop the others: its entry has the status "failed" and says why.
+    With `options.scheduler` the workers of a Dask cluster segment the images, each a task; names and record of the
+    masks are given here, so that a case that was worked on twice has one mask and one entry.
 
     Args:
         bundles: one, or several whose logits are averaged; or a best.json, or the work folder that holds it: its
@@ -82,12 +88,14 @@ def predict(
         WeightsError: a bundle cannot be used.
         DataError, FileFormatError: none of the inputs is an image to segment; the first says why.
         FileFormatError: the output folder cannot be written to, or the disk is full.
+        ClusterError: there is no such scheduler, or its workers cannot do what they are given.
     """
     options = checked(options)
     if options.memory is not None:
         size_of(options.memory)
     groups, options = expanded(_paths(bundles), options)
-    folder, device = _folder(output), choose_device(options.device)
+    folder = _folder(output)
+    device = choose_device("cpu" if options.scheduler else options.device)  # workers have devices of their own
     header, *_ = (common_header(group) for group in groups)
     files = tuple(path for group in groups for path in group)
     check_cleaning(options, header.labels)
@@ -112,13 +120,16 @@ def predict(
     keep_record(*(_refusal(problem, before) for problem in problems))
     total = len(cases) + len(problems)
     todo = [case for case in cases if case.id not in entries]
+    if todo and options.scheduler:
+        orders = [Order(case, groups, masks[case.id], now, options, before.get(case.id)) for case in todo]
+        predict_elsewhere(_made, orders, keep_record, lambda name: progress(len(entries), total, name))
+        todo = []
     with threads(options.threads):
-        ensembles = [[load(path, str(device)) for path in group] for group in groups] if todo else []
+        ensembles = _loaded(groups, str(device)) if todo else ()
         for case in todo:
             progress(len(entries), total, case.id)
             begin = time.perf_counter()
-            shares = 4 * header.labels.out_channels * len(groups) if len(groups) > 1 else 0
-            with room_for(case, folder, options, shares) as room:
+            with room_for(case, folder, options, _shares(ensembles)) as room:
                 result = _tried(case, ensembles, options, device, room)
                 problem = (
                     result
@@ -129,6 +140,40 @@ def predict(
                 keep_record(failure(case.id, problem, before.get(case.id), time.perf_counter() - begin))
     progress(total, total, "")
     return replace(now, entries=tuple(_from_here(entries[name], folder) for name in sorted(entries)))
+
+
+def _made(order: Order, _: Tell) -> Parked:
+    """Segment one case on a worker of a cluster and leave its mask where the order says."""
+    case, options, begin, kept = order.case, order.options, time.perf_counter(), list[Entry]()
+    device = choose_device(options.device)
+    ensembles = _kept(order.groups, order.now.bundles, str(device))
+    with threads(options.threads), room_for(case, order.place, options, _shares(ensembles)) as room:
+        result = _tried(case, ensembles, options, device, room)
+        check_waited_for(order.place)
+        parked = order.place / f"{uuid.uuid4().hex}-{order.mask.name}"
+        problem = (
+            result
+            if isinstance(result, Error)
+            else _saved(result, case, order.mask, begin, order.now, kept.append, place=parked)
+        )
+    if problem:
+        return Parked(failure(case.id, problem, order.before, time.perf_counter() - begin), None)
+    return Parked(kept[0], parked)
+
+
+@lru_cache(maxsize=1)
+def _kept(groups: Groups, _digests: tuple[str, ...], device: str) -> tuple[tuple[Bundle, ...], ...]:
+    """Load bundles once for all the cases that a worker gets."""
+    return _loaded(groups, device)
+
+
+def _loaded(groups: Groups, device: str) -> tuple[tuple[Bundle, ...], ...]:
+    return tuple(tuple(load(path, device) for path in group) for group in groups)
+
+
+def _shares(ensembles: Sequence[Sequence[Bundle]]) -> int:
+    """Return the bytes a voxel that the probabilities of several groups of bundles take."""
+    return 4 * ensembles[0][0].labels.out_channels * len(ensembles) if len(ensembles) > 1 else 0
 
 
 def _tried(
@@ -205,15 +250,22 @@ def room_for(case: Case, folder: Path, options: PredictOptions, more: int = 0) -
 
 
 def _saved(
-    result: Result, case: Case, mask: Path, begin: float, now: Predictions, keep_record: Callable[[Entry], None]
+    result: Result,
+    case: Case,
+    mask: Path,
+    begin: float,
+    now: Predictions,
+    keep_record: Callable[[Entry], None],
+    *,
+    place: Path | None = None,
 ) -> DataError | None:
-    """Write the mask of a case; return why the format does not take it.
+    """Write the mask of a case, under another name if one is given; return why the format does not take it.
 
     A full disk ends the run, since the next case would meet it too.
     """
     try:
         # Recorded just before it gets its name: a run killed in between makes it again, and never disowns it.
-        with replacing(mask) as part:
+        with replacing(place or mask) as part:
             write_result(part, mask, result, case, now)
             entry = Entry(
                 case=case.id,

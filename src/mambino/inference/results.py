@@ -97,5 +97,5 @@ def beside(mask: Path, kind: str) -> Path:
 
 
 def named(options: PredictOptions) -> PredictOptions:
-    """Return options that can be recorded: without the folder of a file, which is nobody else's business."""
-    return replace(options, codes=Path(options.codes.name)) if options.codes else options
+    """Return options that can be recorded: without folder and machine, which are nobody else's business."""
+    return replace(options, codes=Path(options.codes.name) if options.codes else None, scheduler=None)

@@ -3,14 +3,16 @@
 import hashlib
 import multiprocessing
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
 from mambino.core import machine
+from mambino.core.cluster import Tell, clear, meeting_place, tasks
 from mambino.core.dataset import Case, Dataset
 from mambino.core.options import PreprocessOptions, Progress, silent
 from mambino.core.plan import Config, Plan, read_plan
@@ -29,9 +31,11 @@ def preprocess(work: Path, options: PreprocessOptions = PreprocessOptions(), *, 
     """Prepare every training case as the plan in `work` says; return the folder that holds them.
 
     Cases are written to `prepared/2d` or `prepared/3d`. Started again, it goes on with the cases that
-    are missing, damaged, or made from other files or another plan, and gives the same bytes.
+    are missing, damaged, or made from other files or another plan, and gives the same bytes. With
+    `options.scheduler` the workers of a Dask cluster prepare them, each case a task.
 
     Raises:
+        ClusterError: there is no such scheduler, or its workers cannot do what they are given.
         FileFormatError: the plan is not valid, or the folder cannot be written to.
         OptionError: two configurations of one dimension want different data, or none has the dimension asked for.
         DataError: there is no plan, it is for another data set, or cases could not be prepared (the others are done).
@@ -43,7 +47,7 @@ def preprocess(work: Path, options: PreprocessOptions = PreprocessOptions(), *, 
     _check_planned_for(plan, dataset)
     dims = options.dims or (plan.configs[plan.default].dim,)
     for dim, config in [(dim, _agreed(plan, dim)) for dim in dict.fromkeys(dims)]:
-        _prepare_all(dataset, config, Store(work / "prepared" / f"{dim}d"), options.workers, progress)
+        _prepare_all(dataset, config, Store(work / "prepared" / f"{dim}d"), options, progress)
     return work / "prepared"
 
 
@@ -97,7 +101,9 @@ def _agreed(plan: Plan, dim: int) -> Config:
     return config
 
 
-def _prepare_all(dataset: Dataset, config: Config, store: Store, workers: int, progress: Progress) -> None:
+def _prepare_all(
+    dataset: Dataset, config: Config, store: Store, options: PreprocessOptions, progress: Progress
+) -> None:
     _tidy(store, dataset)
     keys = {case.id: _key(case, dataset, config) for case in dataset.training}
     kept = _kept(store, keys)
@@ -107,11 +113,13 @@ def _prepare_all(dataset: Dataset, config: Config, store: Store, workers: int, p
     total, done = len(dataset.training), len(kept)
     progress(done, total, "kept")
     failures: dict[str, Error] = {}
-    for job, failure in _run(jobs, workers or _workers(config)):
-        done += 1
-        if failure is not None:
-            failures[job.case.id] = failure
-        progress(done, total, job.case.id)
+    elsewhere = _run_elsewhere(jobs, options.scheduler) if options.scheduler else None
+    with closing(elsewhere or _run(jobs, options.workers or _workers(config))) as ended:
+        for job, failure in ended:
+            done += 1
+            if failure is not None:
+                failures[job.case.id] = failure
+            progress(done, total, job.case.id)
     if failures:
         raise _worst(failures, total)
 
@@ -137,7 +145,7 @@ def _kept(store: Store, keys: dict[str, str]) -> set[str]:
     """Find the cases that were made from the same and are whole."""
     there = sorted(set(store.ids()) & keys.keys())
     with ThreadPoolExecutor(machine.cores()) as pool:
-        whole = pool.map(lambda name: store.sound(name) and store.facts(name).origin.key == keys[name], there)
+        whole = pool.map(lambda name: store.holds(name, keys[name]), there)
         return {name for name, sound in zip(there, whole, strict=True) if sound}
 
 
@@ -147,7 +155,33 @@ def _workers(config: Config) -> int:
     return max(1, min(machine.cores(), int(machine.memory() / need)))
 
 
-def _run(jobs: Sequence[_Job], workers: int) -> Iterator[tuple[_Job, Error | None]]:
+def _run_elsewhere(jobs: Sequence[_Job], scheduler: str) -> Generator[tuple[_Job, Error | None], None, None]:
+    """Do the jobs on the workers of a Dask cluster; yield each when it ends."""
+    if not jobs:
+        return
+    named = {f"case {job.case.id}": _seen_from_elsewhere(job) for job in jobs}
+    folder = jobs[0].folder.parent
+    clear(folder)
+    with meeting_place(folder) as place, tasks(scheduler, _attempt_once, named, place) as ended:
+        for name, failure in ended:
+            yield named[name], failure
+    Store(jobs[0].folder).sweep()
+
+
+def _seen_from_elsewhere(job: _Job) -> _Job:
+    """Name files as other machines do, and no other cases."""
+    label = job.case.label.absolute() if job.case.label else None
+    case = replace(job.case, images=tuple(path.absolute() for path in job.case.images), label=label)
+    dataset = replace(job.dataset, training=(case,), test=())
+    return replace(job, case=case, dataset=dataset, folder=job.folder.absolute())
+
+
+def _attempt_once(job: _Job, _: Tell) -> Error | None:
+    """Prepare one case, unless a worker has done so that died before it could say so."""
+    return None if Store(job.folder).holds(job.case.id, job.key) else _attempt(job)
+
+
+def _run(jobs: Sequence[_Job], workers: int) -> Generator[tuple[_Job, Error | None], None, None]:
     """Do the jobs in processes, or here where there is one of either; yield each when it ends."""
     if min(workers, len(jobs)) < 2:
         yield from ((job, _attempt(job)) for job in jobs)
@@ -205,6 +239,8 @@ def _prepare_one(job: _Job) -> None:
         prepared_spacing=prepared.grid.spacing,
         unit=image.grid.unit,
     )
+    if store.holds(job.case.id, job.key):
+        return  # by another worker of a cluster, while this one counted as dead
     store.write(job.case.id, prepared.array, labels, origin, slices=job.config.slice_axis is not None)
 
 

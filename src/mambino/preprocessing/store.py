@@ -194,6 +194,10 @@ class Store:
         except (FileFormatError, OSError, KeyError):
             return False
 
+    def holds(self, case: str, key: str) -> bool:
+        """Tell whether a case is there as it was written, and was made from what `key` is a digest of."""
+        return self.sound(case) and self.facts(case).origin.key == key
+
     def write(
         self,
         case: str,

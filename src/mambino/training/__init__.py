@@ -23,6 +23,7 @@ from mambino.nn.rewiring import checkpoint, compile_methods
 from mambino.training.augmentation import augmentation
 from mambino.training.choosing import check_network, choose_config
 from mambino.training.divergence import DivergedError
+from mambino.training.elsewhere import train_all
 from mambino.training.freezing import check_encoder
 from mambino.training.interrupt import Stopped, after_the_step, together
 from mambino.training.loop import Course, Epoch, epochs, finished
@@ -79,12 +80,16 @@ def train(
     Folds are trained one after the other, each in a folder of its own and for as long as the options say. A fold
     that is complete is left as it is; one that was interrupted goes on with `options.resume`.
 
+    With `options.scheduler` workers of a Dask cluster train, all folds at the same time; where a worker dies, another
+    goes on from the last state saved. `on_init` is told nothing then: `init.json` is there.
+
     Args:
         work: a planned and prepared work folder.
         options: what to train, for how long, and on what.
         on_epoch: told each epoch.
         on_init: told what was taken from `options.init`, before the first step.
-        on_fold: told the name of the run, its fold and how many there are, before each of all folds.
+        on_fold: told the name of the run, its fold and how many there are, before each of all folds; on a cluster
+            before each epoch that follows one of another fold.
 
     Returns:
         The path of the bundle to ship; of all folds a tuple of paths, in their order.
@@ -92,20 +97,36 @@ def train(
     Raises:
         OptionError: as for `train_fold`; and a fold is complete, but was trained for another length.
         DataError, WeightsError, DivergedError: as for `train_fold`.
+        ClusterError: as for `train_all`.
     """
     options = checked(options)
     if options.fold != "all-folds":
+        if options.scheduler:
+            return train_all([(work, options)], options.scheduler, on_epoch=on_epoch)[0]
         return train_fold(work, options, on_epoch=on_epoch, on_init=on_init)
     name = choose_config(read_plan(work), options.config, options.model)
+    names = [f"{name}-{fold}" for fold in range(options.folds)]
+
+    def announce(run: str) -> None:
+        on_fold(run, names.index(run), options.folds)
+
+    if options.scheduler:
+        runs = [(work, _fold(work, run, fold, options)) for fold, run in enumerate(names)]
+        return train_all(runs, options.scheduler, on_run=announce, on_epoch=on_epoch)
     made = []
-    for fold in range(options.folds):
-        one, folder = replace(options, fold=fold), Folder(work / "runs" / f"{name}-{fold}")
+    for fold, run in enumerate(names):
         if speaks():
-            on_fold(folder.path.name, fold, options.folds)
-        if ended(folder, one):  # looked at all the same, so that folds of one network stay together
-            one = replace(one, resume=True, log_to=())
-        made.append(train_fold(work, one, on_epoch=on_epoch, on_init=on_init))
+            announce(run)
+        made.append(train_fold(work, _fold(work, run, fold, options), on_epoch=on_epoch, on_init=on_init))
     return tuple(made)
+
+
+def _fold(work: Path, run: str, fold: int, options: TrainOptions) -> TrainOptions:
+    """Return the options of one of all folds."""
+    one = replace(options, fold=fold)
+    if ended(Folder(work / "runs" / run), one):  # looked at all the same, so that folds of one network stay together
+        one = replace(one, resume=True, log_to=())
+    return one
 
 
 def train_fold(
