@@ -46,7 +46,7 @@ def test_a_cluster_gives_the_bytes_of_one_process_and_says_how_far_it_is(work, t
 
 @pytest.mark.parametrize(("place", "prepared"), [((store, "write"), 5), ((preprocessing, "_prepare_one"), 4)])
 def test_a_worker_killed_over_a_case_loses_nothing_and_nothing_is_done_twice(work, there, tmp_path, place, prepared):
-    # Killed with the record not yet written, the case is prepared again; killed when it is, but nobody knows, it is not.
+    # Killed before the record is written, the case is prepared again; killed when nobody knows of it yet, it is not.
     alone = prepared_here(work)
     notes = tmp_path / "notes"
     notes.mkdir()

@@ -47,6 +47,7 @@ def weights(path):
     return load(path).network.state_dict()
 
 
+@pytest.mark.slow
 def test_folds_on_a_cluster_survive_a_worker_and_are_those_made_here(work, tmp_path_factory):
     here = train(work, FOUR)
     expected = [weights(path) for path in here]
@@ -63,7 +64,7 @@ def test_folds_on_a_cluster_survive_a_worker_and_are_those_made_here(work, tmp_p
             assert torch.equal(tensor, before[name]), name
         assert [line["number"] for line in lines(path.parent)] == [1, 2, 3, 4]
         assert not path.with_name("options.json").read_text().count("tcp://")
-    assert {one for one in told} == {(f"2d-unet-{fold}", fold, 3) for fold in range(3)}
+    assert set(told) == {(f"2d-unet-{fold}", fold, 3) for fold in range(3)}
     assert {epoch.number for epoch in epochs} == {1, 2, 3, 4}
     assert sorted(path.name for path in work.iterdir() if path.name.startswith(".")) == []
 
