@@ -66,6 +66,7 @@ def test_a_cluster_makes_what_is_made_here(tmp_path, model, images, there):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("name", ["write_result", "_saved"])
 def test_a_worker_killed_over_a_case_loses_nothing_and_nothing_is_there_twice(

@@ -49,6 +49,7 @@ def weights(path):
     return load(path).network.state_dict()
 
 
+@pytest.mark.slow
 def test_folds_on_a_cluster_survive_a_worker_and_are_those_made_here(work, tmp_path_factory):
     here = train(work, FOUR)
     expected = [weights(path) for path in here]
