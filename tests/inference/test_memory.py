@@ -63,8 +63,9 @@ def test_a_limit_changes_no_voxel(tmp_path, monkeypatch, name, kind, slope):
     free = predict(tmp_path / "model.safetensors", image, tmp_path / "free")
     made = []
     monkeypatch.setattr(memory, "FIXED", 0)
+    monkeypatch.setattr(memory, "BRICK", 0)
     monkeypatch.setattr(memory, "_pass", lambda *_: 0)
-    monkeypatch.setattr("mambino.inference.allowance", lambda *_: Allowance(0.25 * MIB, "1G"))
+    monkeypatch.setattr("mambino.inference.allowance", lambda *_: Allowance(0.1 * MIB, "1G"))
     monkeypatch.setattr("mambino.inference.parts_of", lambda *given: made.append(parts_of(*given)) or made[0])
     monkeypatch.setattr(scratch, "SLAB", 2000)
     tight = predict(tmp_path / "model.safetensors", image, tmp_path / "tight", PredictOptions(memory="1G"))
@@ -87,14 +88,15 @@ def test_a_limit_that_is_too_small_says_what_would_do(tmp_path):
 
 
 def test_parts_cover_the_image_and_get_smaller_with_less(monkeypatch):
+    monkeypatch.setattr(memory, "BRICK", 0)
     monkeypatch.setattr(memory, "_pass", lambda *_: 0)
     config = tiny_config(3)
     bundle = tiny_bundle(config)
     image = np.random.default_rng(0).normal(size=(1, 20, 90, 70)).astype(np.float32)
     prepared = prepare(Image(image, Grid(image.shape[1:], np.eye(4))), config)
     counts = []
-    for room in (4 * MIB, MIB, 0.3 * MIB):
-        parts = parts_of(prepared, [bundle], Allowance(memory.FIXED + room))
+    for room in (4 * MIB, 0.4 * MIB, 0.2 * MIB):
+        parts = parts_of(prepared, [bundle], Allowance(memory.FIXED + room), 0.5)
         covered = np.zeros(prepared.cropped.shape[1:], int)
         for part in parts:
             covered[tuple(slice(*span) for span in part)] += 1

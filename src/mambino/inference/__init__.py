@@ -215,7 +215,7 @@ def _segment(
         scores = restore_scores(lambda _: slabs, prepared, labels, config)
         mask = restore(lambda _: slabs, prepared, labels, config, room=room or in_memory)
         return Result(given, cleaned(mask, options), scores)
-    parts = parts_of(prepared, ensemble, allowance(options.memory)) if device.type == "cpu" else []
+    parts = parts_of(prepared, ensemble, allowance(options.memory), options.overlap) if device.type == "cpu" else []
     mask = restore(run, prepared, labels, config, parts=parts, room=room or in_memory)
     return Result(given, cleaned(mask, options), None)
 

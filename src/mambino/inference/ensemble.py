@@ -74,11 +74,14 @@ def members(
 
 def mean(runs: Sequence[Iterable[Slab]], temperatures: Sequence[float]) -> Iterator[Slab]:
     """Yield the mean of logits, slab by slab, each divided by its temperature first."""
-    for slabs in zip(*runs, strict=True):
-        total = np.zeros_like(slabs[0].scores)
-        for slab, temperature in zip(slabs, temperatures, strict=True):
+    if [*temperatures] == [1]:
+        yield from runs[0]
+        return
+    for first, *others in zip(*runs, strict=True):
+        total = first.scores / np.float32(temperatures[0] * len(runs))
+        for slab, temperature in zip(others, temperatures[1:], strict=True):
             total += slab.scores / np.float32(temperature * len(runs))
-        yield Slab(slabs[0].start, total)
+        yield Slab(first.start, total)
 
 
 def _check_equal(field: str, first: object, other: object, paths: tuple[Path, Path]) -> None:

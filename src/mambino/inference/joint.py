@@ -71,7 +71,7 @@ def probabilities(
     """
     config, labels = bundles[0].config, bundles[0].labels
     prepared = prepare(image, config, room or in_memory)
-    parts = parts_of(prepared, bundles, allowance(options.memory)) if device.type == "cpu" else []
+    parts = parts_of(prepared, bundles, allowance(options.memory), options.overlap) if device.type == "cpu" else []
 
     def run(within: Span | None) -> Iterable[Slab]:
         return logits(bundles, prepared.array, options, device, within)

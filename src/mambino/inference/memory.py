@@ -1,6 +1,7 @@
 """How a case is segmented within a limit of memory: which arrays go to disk, and in which parts scores are made."""
 
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,7 +19,7 @@ from mambino.imageio import FORMATS, nifti, suffix
 from mambino.inference.sliding import windows
 from mambino.models.cost import activation_bytes
 from mambino.ops.resample import BRICK
-from mambino.ops.windows import Span
+from mambino.ops.windows import Span, positions
 from mambino.preprocessing.case import Prepared
 from mambino.weights.bundle import Bundle
 
@@ -28,12 +29,12 @@ SHARE = 0.9
 """Part of the free memory of the machine that is taken at most."""
 SMALLEST = 8
 """Voxels along an axis below which a part is not cut any more."""
-HELD = 5
-"""Copies of the unfinished rows of scores: themselves, moved on, divided, joined, and resized along an axis."""
+BLOCKS = 4
+"""Of finished scores that exist at a time: divided, joined, resized, and resized along an axis alone."""
 AROUND = 2.5
 """Memory of a network's pass over that of its tensors: what libraries need inside an operation, and fragments."""
-FIXED = 3 * BRICK + 96 * 2**20
-"""Bytes for bricks of scores at the size of the image, and for the slabs in which an image is prepared."""
+FIXED = 96 * 2**20
+"""Bytes for the slabs in which an image is prepared."""
 COPIES = 12
 """Bytes a voxel that preparing an image takes beside the voxels as they are stored: float32, normalised, resized."""
 
@@ -90,13 +91,16 @@ def stored(images: Sequence[Path]) -> tuple[int, int]:
     return voxels, size
 
 
-def parts_of(prepared: Prepared, bundles: Sequence[Bundle], allowed: Allowance) -> list[Span]:
+def parts_of(prepared: Prepared, bundles: Sequence[Bundle], allowed: Allowance, overlap: float) -> list[Span]:
     """Return the parts, along all axes but the first of the cropped grid, in which scores fit into what is allowed.
+
+    Windows that reach over a seam are computed for both its sides, so seams lie where few windows do.
 
     Args:
         prepared: the image.
         bundles: that are averaged, on a processor.
         allowed: from `allowance`, with what is in memory of the image there already.
+        overlap: of neighbouring windows, as a share of the patch.
 
     Raises:
         OptionError: not even the smallest part fits; says what would do.
@@ -104,10 +108,17 @@ def parts_of(prepared: Prepared, bundles: Sequence[Bundle], allowed: Allowance) 
     config, classes = bundles[0].config, bundles[0].labels.out_channels
     patch, batch = windows(config, prepared.array.shape[1], torch.device("cpu"))
     fixed = FIXED + max(_pass(bundle, batch * prod(patch)) for bundle in bundles)
-    column = 4 * HELD * len(bundles) * classes * patch[0]
-    shape, counts = prepared.cropped.shape[1:], [1] * (len(patch) - 1)
-    while (needed := fixed + column * _area(prepared, patch, counts)) > allowed.bytes:
-        sizes = [ceil(size / count) for size, count in zip(shape, counts, strict=True)]
+    sides = zip(prepared.cropped.shape[1:], prepared.grid.shape[1:], patch[1:], strict=True)
+    axes = [_Side(size, inputs, window, overlap) for size, inputs, window in sides]
+    counts = [1] * len(axes)
+    while True:
+        cuts = [axis.cuts(count) for axis, count in zip(axes, counts, strict=True)]
+        row = 4 * classes * prod(axis.widest(cut) for axis, cut in zip(axes, cuts, strict=True))
+        block = min(max(BRICK, row), row * max(prepared.cropped.shape[0], prepared.grid.shape[0]))
+        needed = fixed + len(bundles) * patch[0] * row + (BLOCKS + len(bundles)) * block
+        if needed <= allowed.bytes:
+            return [tuple(spans) for spans in product(*map(pairwise, cuts))]
+        sizes = [max(high - low for low, high in pairwise(cut)) for cut in cuts]
         if max(sizes) <= SMALLEST:
             held = (size_of(allowed.asked) if allowed.asked else GIB * resident() + allowed.bytes) - allowed.bytes
             raise OptionError(
@@ -116,7 +127,61 @@ def parts_of(prepared: Prepared, bundles: Sequence[Bundle], allowed: Allowance) 
                 hint=f"the least that would do is about {ceil(10 * (needed + held) / GIB) / 10:.1f}G",
             )
         counts[sizes.index(max(sizes))] += 1
-    return [tuple(spans) for spans in product(*map(_cut, shape, counts))]
+
+
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """An axis along which an image is cut, and the windows along it.
+
+    Attributes:
+        size: voxels of the cropped grid.
+        inputs: voxels of the prepared grid.
+        window: voxels of a window.
+        overlap: of windows, as a share of them.
+    """
+
+    size: int
+    inputs: int
+    window: int
+    overlap: float
+
+    def cuts(self, count: int) -> list[int]:
+        """Return the ends of `count` parts of nearly one size, each moved by up to half a step to where few windows are
+        computed twice; fewer parts where two ends meet.
+        """
+        starts = self._starts()
+        step = starts[1] - starts[0] if len(starts) > 1 else 0
+        reach = round(min(step * self.size / self.inputs, self.size / count) / 2)
+
+        def twice(end: int) -> int:
+            return self._touching(0, end)[1] - self._touching(end, self.size)[0]
+
+        ends = {0, self.size}
+        for number in range(1, count):
+            even = round(self.size * number / count)
+            near = range(max(1, even - reach), min(self.size, even + reach + 1))
+            ends.add(min(near, key=lambda end: (twice(end), abs(end - even)), default=even))
+        return sorted(ends)
+
+    def widest(self, cut: Sequence[int]) -> int:
+        """Return the voxels of the widest part: of the windows that touch it, or at the size of the image."""
+        starts, most = self._starts(), 0
+        for low, high in pairwise(cut):
+            first, last = self._touching(low, high)
+            most = max(most, starts[last] + self.window - starts[first], high - low)
+        return most
+
+    def _starts(self) -> list[int]:
+        return [start for (start,) in positions((self.inputs,), (self.window,), self.overlap)]
+
+    def _touching(self, low: int, high: int) -> tuple[int, int]:
+        """Return the first and the last of the windows that the voxels of a part are made of."""
+        scale, starts = self.inputs / self.size, self._starts()
+        first, stop = ceil((low + 0.5) * scale - 0.5 - 1), ceil((high - 0.5) * scale + 0.5)
+        if self.inputs == self.size:
+            first, stop = low, high
+        inside = bisect_right(starts, max(first, 0) - self.window), bisect_left(starts, min(stop, self.inputs)) - 1
+        return min(inside[0], len(starts) - 1), max(inside[1], 0)
 
 
 def _pass(bundle: Bundle, voxels: int) -> float:
@@ -129,19 +194,3 @@ def _pass(bundle: Bundle, voxels: int) -> float:
 def _tensors(network: str, patch: tuple[int, ...], count: int) -> int:
     """Return the bytes of all tensors of a pass at their peak; half a second of work, so once for all cases."""
     return activation_bytes(parse(NetworkSpec, network, "the bundle"), patch, count, training=False)
-
-
-def _area(prepared: Prepared, patch: Sequence[int], counts: Sequence[int]) -> int:
-    """Return the voxels, of all axes but the first, of the windows that touch a part."""
-    sides = []
-    for size, inputs, side, count in zip(
-        prepared.cropped.shape[1:], prepared.grid.shape[1:], patch[1:], counts, strict=True
-    ):
-        part = ceil(ceil(size / count) * inputs / size) + 2
-        sides.append(max(side, inputs if count == 1 else min(inputs, part + 2 * (side - 1))))
-    return prod(sides)
-
-
-def _cut(size: int, count: int) -> list[tuple[int, int]]:
-    """Cut an axis into so many parts of nearly one size."""
-    return list(pairwise(round(size * i / count) for i in range(count + 1)))

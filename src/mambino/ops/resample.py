@@ -142,6 +142,9 @@ def resize_scores(
         plane = [Part(matrix, low, span) for matrix, (low, _), span in zip(matrices[1:], needed, part, strict=True)]
         source = (source[0], *(high - low for low, high in needed))
         shape = (shape[0], *(high - low for low, high in part))
+    if all(matrix is None for matrix in matrices):
+        yield from _cut(_consecutive(slabs, source))
+        return
     pending, done = None, 0
     for slab in _consecutive(slabs, source):
         pending = slab if pending is None else _joined(pending, slab)
@@ -318,6 +321,16 @@ def _consecutive(slabs: Iterable[Slab], source: Sequence[int]) -> Iterator[Slab]
         yield slab
     if end != source[0]:
         raise ShapeError(f"scores end at row {end} of {source[0]}")
+
+
+def _cut(slabs: Iterable[Slab]) -> Iterator[Slab]:
+    """Cut slabs into bricks, without a copy where they are float32."""
+    for slab in slabs:
+        xp = array_namespace(slab.scores)
+        scores = xp.astype(slab.scores, xp.float32, copy=False)
+        rows = max(1, BRICK // (4 * scores.shape[0] * prod(scores.shape[2:])))
+        for low in range(0, scores.shape[1], rows):
+            yield Slab(slab.start + low, scores[:, low : low + rows])
 
 
 def _joined(pending: Slab, slab: Slab) -> Slab:

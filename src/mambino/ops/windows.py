@@ -7,11 +7,11 @@ scores exist only for the rows that a window still to come may touch.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise, product
-from math import ceil
+from math import ceil, prod
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace, device
+from array_api_compat import array_namespace, device, is_torch_array
 from numpy.typing import NDArray
 
 from mambino.errors import OptionError, ShapeError
@@ -20,6 +20,9 @@ Array = Any
 """A numpy array or a torch tensor."""
 Span = tuple[tuple[int, int], ...]
 """First and last (exclusive) voxel along each of some axes."""
+
+BLOCK = 32 * 2**20
+"""Finished scores are given away in slabs of about so many bytes, one row at least."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,34 +125,52 @@ def _rows(
     sums: list[NDArray[np.float32]],
     batch: int,
 ) -> Iterator[tuple[int, Array]]:
-    """Yield finished rows of the padded array with the index of the first; `sums` are of weights along each axis."""
+    """Yield finished rows of the padded array with the index of the first; `sums` are of weights along each axis.
+
+    Sums of as many rows as a window has are all that is held: a row that is finished leaves its place to the row that
+    lies one window further on.
+    """
     xp, where = array_namespace(array), device(array)
     weights = xp.asarray(gaussian(patch), device=where)
     first_sum, *other_sums = sums
     rest = xp.asarray(_outer(other_sums), device=where)
-    open_rows: Array = None
+    held: Array = None
     for start, following in pairwise([*starts[0], array.shape[1]]):
         places = product(*starts[1:])
         while corners := tuple(islice(places, batch)):
             windows = [_window(patch, (start, *corner)) for corner in corners]
-            scores = xp.astype(forward(xp.stack([array[w] for w in windows])), xp.float32)
+            scores = xp.astype(forward(xp.stack([array[w] for w in windows])), xp.float32, copy=False)
             if tuple(scores.shape[2:]) != tuple(patch):
                 raise ShapeError(f"a window of {tuple(patch)} voxels came back with {tuple(scores.shape[2:])}")
-            if open_rows is None:
-                open_rows = _zeros(xp, scores, (patch[0], *array.shape[2:]))
+            if held is None:
+                held = xp.zeros((scores.shape[1], patch[0], *array.shape[2:]), dtype=xp.float32, device=where)
             for window, values in zip(windows, scores, strict=True):
-                open_rows[(slice(None), slice(None), *window[2:])] += values * weights
-        done = following - start
-        along = xp.asarray(first_sum[start:following], device=where)
-        along = xp.reshape(along, (-1,) + (1,) * (len(patch) - 1))
-        yield start, open_rows[:, :done] / (along * rest)
-        if following < array.shape[1]:
-            open_rows = xp.concat([open_rows[:, done:], _zeros(xp, open_rows[None], (done, *array.shape[2:]))], axis=1)
+                for low, high in _stretches(start, start + patch[0], patch[0], patch[0]):
+                    rows, place = slice(low - start, high - start), slice(low % patch[0], (high - 1) % patch[0] + 1)
+                    _add(held[(slice(None), place, *window[2:])], values[:, rows], weights[rows])
+        most = max(1, BLOCK // (4 * held.shape[0] * prod(held.shape[2:])))
+        for low, high in _stretches(start, following, patch[0], most):
+            along = xp.asarray(first_sum[low:high], device=where)
+            along = xp.reshape(along, (-1,) + (1,) * (len(patch) - 1))
+            finished = held[:, low % patch[0] : (high - 1) % patch[0] + 1]
+            yield low, finished / (along * rest)
+            finished[...] = 0
 
 
-def _zeros(xp: Any, like: Array, shape: tuple[int, ...]) -> Array:
-    """Return zeros [k, *shape] beside scores [n k *s]."""
-    return xp.zeros((like.shape[1], *shape), dtype=xp.float32, device=device(like))
+def _stretches(start: int, stop: int, size: int, most: int) -> Iterator[tuple[int, int]]:
+    """Cut rows into stretches of at most `most` rows that lie together where row r lies at place r % size."""
+    while start < stop:
+        end = min(stop, start + most, (start // size + 1) * size)
+        yield start, end
+        start = end
+
+
+def _add(total: Array, values: Array, weights: Array) -> None:
+    """Add weighted values [k *s] where they belong, in torch without an array for the products."""
+    if is_torch_array(total):
+        total.addcmul_(values, weights)
+    else:
+        total += values * weights
 
 
 def _window(patch: Sequence[int], start: tuple[int, ...]) -> tuple[slice, ...]:
