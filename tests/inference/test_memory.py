@@ -65,8 +65,8 @@ def test_a_limit_changes_no_voxel(tmp_path, monkeypatch, name, kind, slope):
     monkeypatch.setattr(memory, "FIXED", 0)
     monkeypatch.setattr(memory, "BRICK", 0)
     monkeypatch.setattr(memory, "_pass", lambda *_: 0)
-    monkeypatch.setattr("mambino.inference.allowance", lambda *_: Allowance(0.1 * MIB, "1G"))
-    monkeypatch.setattr("mambino.inference.parts_of", lambda *given: made.append(parts_of(*given)) or made[0])
+    monkeypatch.setattr("mambino.inference.case.allowance", lambda *_: Allowance(0.1 * MIB, "1G"))
+    monkeypatch.setattr("mambino.inference.case.parts_of", lambda *given: made.append(parts_of(*given)) or made[0])
     monkeypatch.setattr(scratch, "SLAB", 2000)
     tight = predict(tmp_path / "model.safetensors", image, tmp_path / "tight", PredictOptions(memory="1G"))
     assert len(made[0]) > 3

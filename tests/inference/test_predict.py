@@ -293,7 +293,7 @@ def test_a_failure_takes_the_time_that_it_took(tmp_path, model, images, monkeypa
     predict(model, images / "case_0.nii.gz", tmp_path / "out")
     volume(images / "case_0.nii.gz", seed=9)
     (tmp_path / "out" / "case_0.nii.gz").unlink()
-    monkeypatch.setattr(inference, "prepare", slow)
+    monkeypatch.setattr("mambino.inference.case.prepare", slow)
     made = predict(model, images, tmp_path / "out")
     assert made.failed == ("case_0", "case_1", "case_2")
     assert all(0.05 <= entry.seconds < 5 for entry in made.entries)

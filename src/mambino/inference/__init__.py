@@ -2,15 +2,14 @@
 
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
+from math import prod
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from mambino.core.cluster import Tell, check_waited_for
 from mambino.core.dataset import Case
@@ -18,17 +17,26 @@ from mambino.core.machine import cores
 from mambino.core.options import PredictOptions, Progress, silent
 from mambino.core.provenance import versions
 from mambino.core.records import checked, replacing, write
-from mambino.core.scratch import Room, in_memory, on_disk
+from mambino.core.scratch import Room as Room
+from mambino.core.scratch import in_memory as in_memory
+from mambino.core.scratch import on_disk as on_disk
 from mambino.core.threads import limited
 from mambino.errors import DataError, Error, OptionError
 from mambino.imageio import SUFFIXES, suffix
 from mambino.imageio.dicom.concepts import read_codes
-from mambino.imageio.inputs import Input, find_images, read_input
+from mambino.imageio.inputs import Input as Input
+from mambino.imageio.inputs import find_images
+from mambino.imageio.inputs import read_input as read_input
 from mambino.imageio.pairing import Problem
-from mambino.inference.cleaning import check_cleaning, cleaned
+from mambino.inference.case import Desk, read_case, segment_case, set_up
+from mambino.inference.cleaning import check_cleaning
 from mambino.inference.elsewhere import Order, Parked, predict_elsewhere
-from mambino.inference.ensemble import common_header, logits, mean, members
-from mambino.inference.joint import Groups, expanded, segment_jointly
+from mambino.inference.ensemble import common_header
+from mambino.inference.ensemble import logits as logits
+from mambino.inference.ensemble import mean as mean
+from mambino.inference.ensemble import members as members
+from mambino.inference.joint import Groups, expanded
+from mambino.inference.joint import segment_jointly as segment_jointly
 from mambino.inference.ledger import (
     NAME,
     Entry,
@@ -40,13 +48,28 @@ from mambino.inference.ledger import (
     merged,
     settled,
 )
-from mambino.inference.memory import allowance, fits, parts_of, size_of, stored
+from mambino.inference.memory import SMALL as SMALL
+from mambino.inference.memory import allowance as allowance
+from mambino.inference.memory import fits as fits
+from mambino.inference.memory import parts_of as parts_of
+from mambino.inference.memory import size_of
+from mambino.inference.memory import small as small
+from mambino.inference.memory import stored as stored
+from mambino.inference.overlap import read_ahead, writer
+from mambino.inference.precision import choose_precision as choose_precision
 from mambino.inference.results import Result, beside, mask_paths, named, write_result
-from mambino.inference.uncertainty import doubt, maps
+from mambino.inference.uncertainty import doubt as doubt
+from mambino.inference.uncertainty import maps as maps
 from mambino.nn.device import choose_device, keep_allocations
-from mambino.ops.windows import Slab, Span
-from mambino.preprocessing.case import Prepared, prepare, restore, restore_scores
-from mambino.weights.bundle import Bundle, digest, info, load
+from mambino.ops.windows import Slab as Slab
+from mambino.ops.windows import Span as Span
+from mambino.preprocessing.case import Prepared as Prepared
+from mambino.preprocessing.case import prepare as prepare
+from mambino.preprocessing.case import restore as restore
+from mambino.preprocessing.case import restore_scores as restore_scores
+from mambino.weights.bundle import Bundle as Bundle
+from mambino.weights.bundle import digest, info
+from mambino.weights.bundle import load as load
 
 
 def predict(
@@ -124,129 +147,74 @@ def predict(
         orders = [Order(case, groups, masks[case.id], now, options, before.get(case.id)) for case in todo]
         predict_elsewhere(_made, orders, keep_record, lambda name: progress(len(entries), total, name))
         todo = []
-    with threads(options.threads):
-        ensembles = _loaded(groups, str(device)) if todo else ()
-        for case in todo:
-            progress(len(entries), total, case.id)
-            begin = time.perf_counter()
-            with room_for(case, folder, options, _shares(ensembles)) as room:
-                result = _tried(case, ensembles, options, device, room)
+    if todo:
+        with threads(options.threads):
+            desk = set_up(groups, options, device, folder)
+
+            def finish(case: Case, result: Result | Error, begin: float) -> None:
                 problem = (
                     result
                     if isinstance(result, Error)
-                    else _saved(result, case, masks[case.id], begin, now, keep_record)
+                    else _saved(result, case, masks[case.id], begin, now, keep_record, precision=desk.options.precision)
                 )
-            if problem:
-                keep_record(failure(case.id, problem, before.get(case.id), time.perf_counter() - begin))
+                if problem:
+                    keep_record(failure(case.id, problem, before.get(case.id), time.perf_counter() - begin))
+
+            _segment_all(
+                todo, desk, finish, lambda number: progress(total - len(todo) + number, total, todo[number].id)
+            )
     progress(total, total, "")
     return replace(now, entries=tuple(_from_here(entries[name], folder) for name in sorted(entries)))
+
+
+def _segment_all(
+    cases: Sequence[Case],
+    desk: Desk,
+    finish: Callable[[Case, Result | Error, float], None],
+    progress: Callable[[int], None],
+) -> None:
+    """Segment cases; small ones are read and written while others go through the network."""
+    with writer() as write, closing(read_ahead(cases, partial(read_case, desk=desk), desk.is_small)) as ready:
+        for number in range(len(cases)):
+            progress(number)
+            case, read = next(ready)
+            begin = time.perf_counter() - read.seconds
+            made = partial(finish, case, segment_case(case, read, desk), begin)
+            if desk.is_small(case):
+                write.later(made)
+            else:
+                write.now(made)
+            read.close()
 
 
 def _made(order: Order, _: Tell) -> Parked:
     """Segment one case on a worker of a cluster and leave its mask where the order says."""
     case, options, begin, kept = order.case, order.options, time.perf_counter(), list[Entry]()
-    device = choose_device(options.device)
-    ensembles = _kept(order.groups, order.now.bundles, str(device))
-    with threads(options.threads), room_for(case, order.place, options, _shares(ensembles)) as room:
-        result = _tried(case, ensembles, options, device, room)
-        check_waited_for(order.place)
-        parked = order.place / f"{uuid.uuid4().hex}-{order.mask.name}"
-        problem = (
-            result
-            if isinstance(result, Error)
-            else _saved(result, case, order.mask, begin, order.now, kept.append, place=parked)
-        )
+    with threads(options.threads):
+        desk = _kept(order.groups, order.now.bundles, options)
+        read = read_case(case, replace(desk, folder=order.place))
+        try:
+            result = segment_case(case, read, desk)
+            check_waited_for(order.place)
+            parked = order.place / f"{uuid.uuid4().hex}-{order.mask.name}"
+            precision = desk.options.precision
+            problem = (
+                result
+                if isinstance(result, Error)
+                else _saved(result, case, order.mask, begin, order.now, kept.append, place=parked, precision=precision)
+            )
+        finally:
+            read.close()
     if problem:
         return Parked(failure(case.id, problem, order.before, time.perf_counter() - begin), None)
     return Parked(kept[0], parked)
 
 
 @lru_cache(maxsize=1)
-def _kept(groups: Groups, _digests: tuple[str, ...], device: str) -> tuple[tuple[Bundle, ...], ...]:
+def _kept(groups: Groups, _digests: tuple[str, ...], options: PredictOptions) -> Desk:
     """Load bundles once for all the cases that a worker gets."""
-    return _loaded(groups, device)
-
-
-def _loaded(groups: Groups, device: str) -> tuple[tuple[Bundle, ...], ...]:
-    return tuple(tuple(load(path, device) for path in group) for group in groups)
-
-
-def _shares(ensembles: Sequence[Sequence[Bundle]]) -> int:
-    """Return the bytes a voxel that the probabilities of several groups of bundles take."""
-    return 4 * ensembles[0][0].labels.out_channels * len(ensembles) if len(ensembles) > 1 else 0
-
-
-def _tried(
-    case: Case,
-    ensembles: Sequence[Sequence[Bundle]],
-    options: PredictOptions,
-    device: torch.device,
-    room: Room | None,
-) -> Result | Error:
-    try:
-        if len(ensembles) > 1:
-            return segment_jointly(case, ensembles, options, device, room)
-        return _segment(case, ensembles[0], options, device, room)
-    except Error as error:
-        return error
-
-
-def _segment(
-    case: Case, ensemble: Sequence[Bundle], options: PredictOptions, device: torch.device, room: Room | None
-) -> Result:
-    config, labels = ensemble[0].config, ensemble[0].labels
-    given = read_input(
-        case,
-        ensemble[0].channels,
-        "the bundle takes",
-        series=options.series,
-        headers=options.format != "mask",
-        room=room,
-    )
-    prepared = prepare(given.image, config, room or in_memory)
-
-    def run(within: Span | None) -> Iterable[Slab]:
-        return logits(ensemble, prepared.array, options, device, within)
-
-    if options.uncertainty:
-        return _doubted(given, prepared, ensemble, options, device)
-    if options.probabilities:
-        slabs = tuple(run(None))
-        scores = restore_scores(lambda _: slabs, prepared, labels, config)
-        mask = restore(lambda _: slabs, prepared, labels, config, room=room or in_memory)
-        return Result(given, cleaned(mask, options), scores)
-    parts = parts_of(prepared, ensemble, allowance(options.memory), options.overlap) if device.type == "cpu" else []
-    mask = restore(run, prepared, labels, config, parts=parts, room=room or in_memory)
-    return Result(given, cleaned(mask, options), None)
-
-
-def _doubted(
-    given: Input, prepared: Prepared, ensemble: Sequence[Bundle], options: PredictOptions, device: torch.device
-) -> Result:
-    """Segment with the logits of each member at hand, so that the network runs no more often than without."""
-    config, labels = ensemble[0].config, ensemble[0].labels
-    temperatures, runs = zip(*members(ensemble, prepared.array, options, device), strict=True)
-    kept = [tuple(run) for run in runs]
-    together = tuple(mean(kept, temperatures))
-
-    def shares(slabs: Iterable[Slab]) -> NDArray[np.float32]:
-        return restore_scores(lambda _: slabs, prepared, labels, config)
-
-    found = maps((shares(mean([slabs], [heat])) for slabs, heat in zip(kept, temperatures, strict=True)), labels)
-    mask = cleaned(restore(lambda _: together, prepared, labels, config), options)
-    unsure = doubt(found, mask, [bundle.calibration for bundle in ensemble])
-    return Result(given, mask, shares(together) if options.probabilities else None, found, unsure)
-
-
-@contextmanager
-def room_for(case: Case, folder: Path, options: PredictOptions, more: int = 0) -> Iterator[Room | None]:
-    """Lend room in a folder for the arrays of a case, `more` bytes a voxel; None where memory has it."""
-    voxels, size = stored(case.images)
-    if fits(voxels, size + more, allowance(options.memory)):
-        yield None
-        return
-    with on_disk(folder) as room:
-        yield room
+    device = choose_device(options.device)
+    return set_up(groups, options, device, Path())
 
 
 def _saved(
@@ -258,6 +226,7 @@ def _saved(
     keep_record: Callable[[Entry], None],
     *,
     place: Path | None = None,
+    precision: str,
 ) -> DataError | None:
     """Write the mask of a case, under another name if one is given; return why the format does not take it.
 
@@ -277,6 +246,8 @@ def _saved(
                 image=image_digest(case),
                 made_by=now.made_by,
                 doubt=result.doubt,
+                voxels=prod(result.segmentation.grid.shape),
+                precision=precision,
             )
             keep_record(entry)
     except DataError as error:

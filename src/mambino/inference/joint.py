@@ -8,13 +8,12 @@ import torch
 from numpy.typing import NDArray
 
 from mambino.core.best import Best, find_best
-from mambino.core.dataset import Case
 from mambino.core.image import Image
 from mambino.core.options import PredictOptions
 from mambino.core.records import read
 from mambino.core.scratch import Room, in_memory
 from mambino.errors import OptionError, WeightsError
-from mambino.imageio.inputs import read_input
+from mambino.imageio.inputs import Input
 from mambino.inference.cleaning import cleaned
 from mambino.inference.ensemble import logits
 from mambino.inference.memory import allowance, parts_of
@@ -80,15 +79,17 @@ def probabilities(
 
 
 def segment_jointly(
-    case: Case, groups: Sequence[Sequence[Bundle]], options: PredictOptions, device: torch.device, room: Room | None
+    given: Input,
+    groups: Sequence[Sequence[Bundle]],
+    options: PredictOptions,
+    device: torch.device,
+    room: Room | None,
 ) -> Result:
     """Segment one image by the mean of the probabilities of all groups, each of which weighs the same.
 
     With `options.uncertainty` the groups are the members.
     """
     first = groups[0][0]
-    headers = options.format != "mask"
-    given = read_input(case, first.channels, "the bundle takes", series=options.series, headers=headers, room=room)
     shares = [probabilities(given.image, bundles, options, device, room) for bundles in groups]
     mask = cleaned(likeliest(shares, given.image.grid, first.labels, room=room or in_memory), options)
     mean = mean_of(shares) if options.probabilities else None

@@ -49,6 +49,8 @@ class Entry:
         image: sha256 of the image files it was made from.
         made_by: sha256 of the bundles and options it was made with.
         doubt: how unsure it is, where the options ask for it.
+        voxels: of the mask.
+        precision: that the networks ran in; empty where it is not known.
     """
 
     case: str
@@ -60,6 +62,8 @@ class Entry:
     image: str = ""
     made_by: str = ""
     doubt: Doubt | None = None
+    voxels: int = 0
+    precision: str = ""
 
 
 @record

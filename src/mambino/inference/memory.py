@@ -27,6 +27,10 @@ GIB = 2**30
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": GIB, "T": 2**40}
 SHARE = 0.9
 """Part of the free memory of the machine that is taken at most."""
+SMALL = 0.125
+"""Part of what is allowed that a case may take which shares the memory with two others, one read and one written."""
+PACKED = 16
+"""Bytes that become of a byte of a file whose header is not read here."""
 SMALLEST = 8
 """Voxels along an axis below which a part is not cut any more."""
 BLOCKS = 4
@@ -89,6 +93,14 @@ def stored(images: Sequence[Path]) -> tuple[int, int]:
             return 0, 0
         voxels, size = voxels + prod(shape), max(size, kind.itemsize)
     return voxels, size
+
+
+def small(images: Sequence[Path], allowed: Allowance) -> bool:
+    """Tell whether the arrays of an image, in these files or folders, take no more than `SMALL` of what is allowed."""
+    voxels, size = stored(images)
+    files = [file for path in images for file in (path.rglob("*") if path.is_dir() else (path,)) if file.is_file()]
+    taken = voxels * (size + COPIES) if voxels else PACKED * sum(file.stat().st_size for file in files)
+    return taken <= SMALL * allowed.bytes
 
 
 def parts_of(prepared: Prepared, bundles: Sequence[Bundle], allowed: Allowance, overlap: float) -> list[Span]:

@@ -1,6 +1,6 @@
 """A network over a whole prepared image: windows, mirrored copies, slices of a volume."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain, combinations
 from math import ceil, prod
 
@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from mambino.core.options import PredictOptions
 from mambino.core.plan import Config
 from mambino.errors import WeightsError
+from mambino.inference.precision import Forward, Name, in_precision
 from mambino.ops.windows import Slab, Span, blend
 
 _VOXELS = {"cpu": 1 << 18, "cuda": 1 << 22}  # that the network gets at once, where windows are smaller
-Forward = Callable[[Tensor], Tensor]
 
 
 def sliding(
@@ -38,7 +38,7 @@ def sliding(
         network: in eval mode, on `device`.
         array: [c, *s] as `prepare` makes it; for 2D networks on volumes [c, slices, y, x].
         config: of the bundle.
-        options: mirror, overlap and precision are used.
+        options: mirror, overlap and precision are used; "auto" is float32 here, since others have chosen before.
         device: where the network is.
         within: the part of all axes but the first that is wanted; all if None.
         flips: the mirrored copies that are averaged, by their axes; those of the options if None.
@@ -49,7 +49,8 @@ def sliding(
     Raises:
         WeightsError: the network gives values that are not finite.
     """
-    forward = _precise(network, options, device)
+    precision: Name = "float32" if options.precision == "auto" else options.precision
+    forward = in_precision(network, config, precision, device)
     forward = _mirrored(forward, config, copies(config, options) if flips is None else flips)
     overlap = (options.overlap,) * config.dim
     patch, batch = windows(config, array.shape[1], device)
@@ -68,22 +69,6 @@ def sliding(
 def _finite(scores: Tensor) -> bool:
     """Tell whether all scores are finite; their sum tells it in one pass unless it alone overflows."""
     return bool(scores.sum().isfinite()) or bool(scores.isfinite().all())
-
-
-def _precise(network: nn.Module, options: PredictOptions, device: torch.device) -> Forward:
-    """Run the network without gradients; "auto" is bf16 on GPUs that have it, and float32 elsewhere."""
-    narrow = options.precision == "bf16" or (options.precision == "auto" and _has_bf16(device))
-
-    def forward(x: Float[Tensor, "b c *s"]) -> Float[Tensor, "b k *s"]:
-        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=narrow):
-            logits: Tensor = network(x)
-        return logits.float()
-
-    return forward
-
-
-def _has_bf16(device: torch.device) -> bool:
-    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def copies(config: Config, options: PredictOptions) -> tuple[tuple[int, ...], ...]:

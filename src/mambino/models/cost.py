@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
@@ -218,6 +219,18 @@ def activation_bytes(spec: NetworkSpec, patch: tuple[int, ...], batch: int, *, t
                 network(x)
     most: int = peak.bytes
     return most
+
+
+def end_layers(spec: NetworkSpec, patch: tuple[int, ...]) -> tuple[str, str]:
+    """Return the names of the first and of the last convolution or matrix that a patch goes through."""
+    network, x = _without_data(spec, patch, 1)
+    called: list[str] = []
+    for name, module in network.named_modules():
+        if isinstance(module, _ConvNd | nn.Linear):
+            module.register_forward_pre_hook(lambda *_, name=name: called.append(name))
+    with torch.no_grad():
+        network(x)
+    return called[0], called[-1]
 
 
 def _without_data(spec: NetworkSpec, shape: tuple[int, ...], batch: int) -> tuple[Any, Tensor]:

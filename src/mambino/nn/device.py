@@ -34,6 +34,13 @@ def processor_has_bf16() -> bool:
     return any(bool(getattr(torch.cpu, name)()) for name in known if hasattr(torch.cpu, name))
 
 
+def has_bf16(device: torch.device) -> bool:
+    """Tell whether a device multiplies bfloat16 numbers itself."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device.type == "cpu" and processor_has_bf16()
+
+
 @cache
 def keep_allocations() -> bool:
     """Ask the C library to keep large blocks of memory that were freed, for the rest of this process.

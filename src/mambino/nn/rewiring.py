@@ -1,11 +1,11 @@
-"""Networks that compute the same in another way: with fewer results kept, or compiled."""
+"""Networks that compute the same in another way: with fewer results kept, compiled, or partly in other numbers."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint as checkpointed
 
@@ -40,6 +40,24 @@ def compile_methods(network: nn.Module) -> None:
     for name in METHODS:
         if hasattr(network, name):
             setattr(network, name, torch.compile(getattr(network, name)))
+
+
+@contextmanager
+def wide(network: nn.Module, names: Iterable[str]) -> Iterator[None]:
+    """Let layers of these names take, use and give float32 within the block, even inside autocast."""
+    layers = [network.get_submodule(name) for name in dict.fromkeys(names)]
+    for layer in layers:
+        layer.forward = partial(_in_float32, layer.forward)  # hides the method, for as long as it is there
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
+
+
+def _in_float32(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    with torch.autocast(x.device.type, enabled=False):
+        return forward(x.float())
 
 
 def _once_and_again(stage: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:

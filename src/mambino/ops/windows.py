@@ -4,6 +4,7 @@ Works on numpy and torch arrays alike. Windows are visited in order of their sta
 scores exist only for the rows that a window still to come may touch.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise, product
@@ -144,10 +145,9 @@ def _rows(
                 raise ShapeError(f"a window of {tuple(patch)} voxels came back with {tuple(scores.shape[2:])}")
             if held is None:
                 held = xp.zeros((scores.shape[1], patch[0], *array.shape[2:]), dtype=xp.float32, device=where)
-            for window, values in zip(windows, scores, strict=True):
-                for low, high in _stretches(start, start + patch[0], patch[0], patch[0]):
-                    rows, place = slice(low - start, high - start), slice(low % patch[0], (high - 1) % patch[0] + 1)
-                    _add(held[(slice(None), place, *window[2:])], values[:, rows], weights[rows])
+            for window, (low, high) in product(range(len(windows)), _stretches(start, start + patch[0], patch[0])):
+                rows, place = slice(low - start, high - start), slice(low % patch[0], (high - 1) % patch[0] + 1)
+                _add(held[(slice(None), place, *windows[window][2:])], scores[window, :, rows], weights[rows])
         most = max(1, BLOCK // (4 * held.shape[0] * prod(held.shape[2:])))
         for low, high in _stretches(start, following, patch[0], most):
             along = xp.asarray(first_sum[low:high], device=where)
@@ -157,7 +157,7 @@ def _rows(
             finished[...] = 0
 
 
-def _stretches(start: int, stop: int, size: int, most: int) -> Iterator[tuple[int, int]]:
+def _stretches(start: int, stop: int, size: int, most: int = sys.maxsize) -> Iterator[tuple[int, int]]:
     """Cut rows into stretches of at most `most` rows that lie together where row r lies at place r % size."""
     while start < stop:
         end = min(stop, start + most, (start // size + 1) * size)

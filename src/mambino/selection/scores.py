@@ -21,10 +21,11 @@ from mambino.evaluation.pairing import Masks
 from mambino.evaluation.scoring import select
 from mambino.imageio import mask_suffix, read_labels, write_labels
 from mambino.imageio.folders import read_case_images, read_case_labels
-from mambino.inference import room_for
+from mambino.inference.case import room_for
 from mambino.inference.cleaning import cleaned, voxel_size
 from mambino.inference.joint import probabilities
 from mambino.inference.ledger import digest_of, image_digest
+from mambino.inference.precision import choose_precision
 from mambino.metrics import overlap
 from mambino.preprocessing.reduction import likeliest
 from mambino.selection.entrants import Entrant
@@ -191,7 +192,8 @@ def _segmented(
         shares = {}
         for config in configs:
             begin, bundle = time.perf_counter(), loaded[bench.bundle(config, case.id)]
-            shares[config] = probabilities(image, (bundle,), bench.options, bench.device, room)
+            options = replace(bench.options, precision=choose_precision((bundle,), bench.options, bench.device))
+            shares[config] = probabilities(image, (bundle,), options, bench.device, room)
             seconds[config] = round(time.perf_counter() - begin, 4)
         for name in todo:
             chosen = [shares[config] for config in bench.contenders[name]]

@@ -41,6 +41,7 @@ class Bundle:
         provenance: where the weights are from.
         temperature: scores are divided by it before they become probabilities.
         calibration: what was learnt of these on held-out cases, where that was done.
+        half: mean Dice between the masks in bfloat16 and those in float32, of held-out cases; None where not measured.
     """
 
     network: "nn.Module"
@@ -50,6 +51,7 @@ class Bundle:
     provenance: Provenance
     temperature: float = 1.0
     calibration: Calibration | None = None
+    half: float | None = None
 
 
 @record
@@ -58,7 +60,7 @@ class BundleHeader:
 
     Attributes:
         format: version of this record.
-        config, labels, channels, provenance, temperature, calibration: of the `Bundle`.
+        config, labels, channels, provenance, temperature, calibration, half: of the `Bundle`.
         parameters: of the network, shared ones once.
         sha256: of this header without the sum, and of all tensors.
     """
@@ -70,6 +72,7 @@ class BundleHeader:
     provenance: Provenance
     temperature: float = 1.0
     calibration: Calibration | None = None
+    half: float | None = None
     parameters: int = 0
     sha256: str = ""
 
@@ -91,6 +94,7 @@ def save(bundle: Bundle, path: Path) -> Path:
         provenance=bundle.provenance,
         temperature=bundle.temperature,
         calibration=bundle.calibration,
+        half=bundle.half,
         parameters=sum(parameter.numel() for parameter in bundle.network.parameters()),
     )
     text = dump(header, indent=None)
@@ -143,6 +147,7 @@ def load(path: Path, device: str = "cpu") -> Bundle:
         provenance=described.provenance,
         temperature=described.temperature,
         calibration=described.calibration,
+        half=described.half,
     )
 
 
