@@ -1,6 +1,7 @@
 """The commands. Each one parses, calls the function of the same name, and prints."""
 
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -211,13 +212,16 @@ def predict(
         raise OptionError(
             f"predict needs at least one bundle (.safetensors) and one image, got {len(bundles)} and {len(images)}"
         )
+    begin = time.perf_counter()
     with console.progress("predict") as progress:
         made = segment(bundles, images, output, options, progress=progress)
+    seconds = time.perf_counter() - begin
     if json:
         tables.show_json(made)
     else:
         rows = [(e.case, e.status, e.file, e.seconds, e.message) for e in made.entries]
         console.table(["case", "status", "mask", "seconds", ""], rows)
+        tables.show_speed(made.entries, seconds)
     for entry in made.entries:
         if entry.status == "failed":
             console.note(f"{entry.case}: {entry.message}")

@@ -1,6 +1,7 @@
 """What a person reads of the values that verbs return: tables and lines, or JSON."""
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from mambino.core.calibration import Calibration
     from mambino.core.findings import Findings
     from mambino.core.report import Choice, Report, Statistic
+    from mambino.inference.ledger import Entry
     from mambino.models.claims import Claim
     from mambino.models.cost import Cost
     from mambino.models.descriptions import Description
@@ -132,6 +134,19 @@ def _four(value: float | None) -> str:
 
 def _interval(found: "Statistic") -> str:
     return "-" if found.low is None or found.high is None else f"{found.low:.4f} to {found.high:.4f}"
+
+
+def show_speed(entries: Sequence["Entry"], seconds: float) -> None:
+    """Say how many images, and voxels of masks, were made a second; nothing where none was."""
+    made = [entry for entry in entries if entry.status == "made"]
+    if not made:
+        return
+    precision = " and ".join(sorted({entry.precision for entry in made}))
+    rate = sum(entry.voxels for entry in made) / seconds / 1e6
+    what = f"{len(made)} images" if len(made) > 1 else "1 image"
+    console.say(
+        f"{what} in {seconds:.1f} s: {seconds / len(made):.2f} s an image, {rate:.3g} million voxels a second, {precision}"
+    )
 
 
 def show_calibration(found: "Calibration") -> None:

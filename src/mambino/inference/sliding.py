@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mambino.core.options import PredictOptions
 from mambino.core.plan import Config
 from mambino.errors import WeightsError
-from mambino.inference.precision import Forward, Name, in_precision
+from mambino.models.precision import Forward, Name, in_precision
 from mambino.ops.windows import Slab, Span, blend
 
 _VOXELS = {"cpu": 1 << 18, "cuda": 1 << 22}  # that the network gets at once, where windows are smaller

@@ -218,7 +218,7 @@ def _together(
             if not finished(state):
                 _train(state, course, folder, plan, run, on_epoch=on_epoch, tell=tell, check=together(check, all_))
             elif all_.first and not folder.model.exists():
-                ship(folder, early=False)
+                ship(folder, course, early=False)
             all_.wait()
     return folder.model
 
@@ -259,7 +259,7 @@ def _train(
         raise
     if first:
         keep(folder, state, plan, run, score)
-        ship(folder, early=early)
+        ship(folder, course, early=early)
 
 
 def _guarded(state: State, course: Course, folder: Folder, check: Callable[[], None]) -> Iterator[Epoch]:
@@ -372,6 +372,7 @@ def _course(
         workers=_workers(precision.device, all_),
         frozen=freeze if options.freeze_encoder is None else options.freeze_encoder,
         processes=all_,
+        compared=held_out or training,
     )
 
 

@@ -25,6 +25,7 @@ from mambino.metrics.expected import expected_dice
 from mambino.metrics.overlap import counts, dice
 from mambino.nn.device import choose_device, keep_allocations
 from mambino.preprocessing.store import Store
+from mambino.training.half import agreement
 from mambino.training.precision import Precision
 from mambino.training.runs import Folder, Run
 from mambino.training.sampling import Readable
@@ -46,6 +47,7 @@ def calibrate(run: Path, options: CalibrateOptions = CalibrateOptions(), *, prog
 
     Both are written into `run/model.safetensors`, which is replaced. Masks do not change; probabilities do, and
     `predict` with `uncertainty` then says of each case what Dice it has at least, and whether it is to be trusted.
+    Where the device has bfloat16, it is also measured whether masks stay the same with it, as at the end of `train`.
 
     Args:
         run: folder of a complete run, `WORK/runs/<configuration>-<fold>`.
@@ -67,9 +69,10 @@ def calibrate(run: Path, options: CalibrateOptions = CalibrateOptions(), *, prog
     torch.set_num_threads(options.threads or machine.cores())
     try:
         temperature, found = _calibrated(bundle, cases, precision, progress)
+        half = agreement(bundle, cases, precision.device) or bundle.half
     finally:
         torch.set_num_threads(threads)
-    save(replace(bundle, temperature=temperature, calibration=found), folder.model)
+    save(replace(bundle, temperature=temperature, calibration=found, half=half), folder.model)
     return found
 
 

@@ -74,6 +74,7 @@ class Course:
         workers: threads that prepare batches; 0 prepares them between the steps.
         frozen: epochs for which the encoder learns nothing.
         processes: that learn together; each has its part of a batch and of the cases held out.
+        compared: cases to compare masks in two precisions on, once all is learnt.
     """
 
     config: Config
@@ -88,6 +89,7 @@ class Course:
     workers: int = 0
     frozen: int = 0
     processes: Processes = ALONE
+    compared: Sequence[Readable] = ()
 
 
 def proceed() -> None:

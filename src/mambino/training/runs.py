@@ -1,7 +1,6 @@
 """The folder of a run: options, log, resumable state and the two bundles, and whether it may be gone on with."""
 
 import platform
-import shutil
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -15,11 +14,12 @@ from mambino.core.options import TrainOptions
 from mambino.core.plan import Config, Plan
 from mambino.core.provenance import Provenance
 from mambino.core.recipe import Recipe
-from mambino.core.records import dump, fields_of, from_json, read, record, replacing, write, write_text
+from mambino.core.records import dump, fields_of, from_json, read, record, write, write_text
 from mambino.errors import FileFormatError, OptionError
-from mambino.training.loop import Epoch
+from mambino.training.half import agreement
+from mambino.training.loop import Course, Epoch
 from mambino.training.state import State, has_state, load_state, save_state
-from mambino.weights.bundle import Bundle, save
+from mambino.weights.bundle import Bundle, load, save
 
 LENGTH = ("epochs", "minutes")
 """Options that say how long a run is."""
@@ -217,15 +217,20 @@ def keep(folder: Folder, state: State, plan: Plan, run: Run, score: float | None
     save(bundle(state, plan, run, score), folder.last)
 
 
-def ship(folder: Folder, *, early: bool) -> None:
+def ship(folder: Folder, course: Course, *, early: bool) -> None:
     """Put the weights of a run that has ended where the user finds them.
 
     The last validations of a run differ by less than a few cases can tell, and an early one may be good by chance:
     with five cases, weights of the second epoch were "best" of twenty. So the last weights are shipped, which
     nobody has chosen by their score. Only when patience has ended a run `early` are they past their best.
+
+    Args:
+        folder: of the run.
+        course: names cases on which masks in bfloat16 are compared with those in float32.
+        early: whether patience has ended the run.
     """
-    with replacing(folder.model) as part:
-        shutil.copyfile(folder.best if early and folder.best.exists() else folder.last, part)
+    chosen = load(folder.best if early and folder.best.exists() else folder.last)
+    save(replace(chosen, half=agreement(chosen, course.compared, course.precision.device)), folder.model)
 
 
 def bundle(state: State, plan: Plan, run: Run, score: float | None) -> Bundle:

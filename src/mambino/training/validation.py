@@ -129,7 +129,7 @@ def _score(
     """Compare slab by slab: what is held of a case are its voxels and labels, not the logits of all of it."""
     image, truth, valid = _whole(case, labels, precision)
     found = np.zeros((len(labels.names), 4), np.int64)
-    for rows, logits in _slabs(network, image, config, precision):
+    for rows, logits in windowed(_forward(network, precision), image, config):
         masks = Look(logits, truth[rows], valid[rows]).masks(labels)
         for i, (mask, group) in enumerate(zip(masks, labels.names.values(), strict=True)):
             found[i] += astuple(counts(mask, np.isin(truth[rows], group), valid[rows]))
@@ -162,7 +162,7 @@ def look(network: nn.Module, case: Readable, config: Config, labels: Labels, pre
     """Segment a case with sliding windows; the network is in eval mode."""
     image, truth, valid = _whole(case, labels, precision)
     whole: Tensor | None = None
-    for rows, logits in _slabs(network, image, config, precision):
+    for rows, logits in windowed(_forward(network, precision), image, config):
         whole = logits.new_empty(len(logits), *truth.shape) if whole is None else whole
         whole[(slice(None), *rows)] = logits
     assert whole is not None, "a case has rows"
@@ -178,15 +178,19 @@ def _whole(
     return torch.from_numpy(np.ascontiguousarray(voxels)).to(precision.device), np.asarray(truth), valid
 
 
-def _slabs(
-    network: nn.Module, image: Float[Tensor, "c *s"], config: Config, precision: Precision
-) -> Iterator[tuple[tuple[int | slice, ...], Float[Tensor, "k *rows"]]]:
-    """Yield which part of the case, and the logits of it: rows of the case, or of each of its slices."""
-
+def _forward(network: nn.Module, precision: Precision) -> Callable[[Tensor], Tensor]:
     def forward(batch: Tensor) -> Tensor:
         with torch.no_grad(), precision.autocast():
             logits: Tensor = network(batch)
         return logits.float()
+
+    return forward
+
+
+def windowed(
+    forward: Callable[[Tensor], Tensor], image: Float[Tensor, "c *s"], config: Config
+) -> Iterator[tuple[tuple[int | slice, ...], Float[Tensor, "k *rows"]]]:
+    """Yield which part of a prepared case, and the logits of it: rows of the case, or of each of its slices."""
 
     def blended(array: Tensor) -> Iterator[tuple[slice, Tensor]]:
         for slab in blend(forward, array, config.patch, OVERLAP, batch=config.batch):
