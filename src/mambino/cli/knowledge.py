@@ -106,6 +106,7 @@ def info(file: Path, /, *, json: Json = False) -> None:
         ("trained on", _training(origin)),
         ("validation Dice", "-" if origin.score is None else f"{origin.score:.4f}"),
         ("temperature", _temperature(header)),
+        ("bfloat16", "not compared" if header.half is None else f"Dice {header.half:.4f} to the masks in float32"),
         ("made with", ", ".join(f"{k} {v}" for k, v in origin.versions.items())),
     ]
     return console.table(["", ""], rows)
