@@ -1,6 +1,6 @@
 """The whole path in one function: the file to read first."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -34,6 +34,7 @@ from mambino.training.calibration import calibrate
 from mambino.training.elsewhere import train_all
 from mambino.training.loop import Epoch
 from mambino.training.processes import refuse_several
+from mambino.training.recipes import chosen_recipe
 from mambino.weights.bundle import info
 
 FOLDS = (5, 10)
@@ -70,7 +71,8 @@ def run(
 
     Raises:
         DataError: `check` found errors in the data.
-        OptionError: several processes were started.
+        OptionError: several processes were started, or the recipe does not take the values asked for; or a network
+            was trained in `work` by another recipe.
     """
     options = checked(options)
     refuse_several("run")
@@ -79,10 +81,11 @@ def run(
     on_stage("plan")
     planned, dataset = _plan_once(data, work, options, progress), open_dataset(data)
     names = chosen_configs(planned, options)
+    wanted = {name: _train_options(work, name, options, dataset) for name in names}
+    refuse_recipes(planned, wanted)
     on_stage("preprocess")
     dim: Literal[2, 3] = 2 if planned.config(names[0]).dim == 2 else 3
     preprocess(work, PreprocessOptions(dims=(dim,), scheduler=options.scheduler), progress=progress)
-    wanted = {name: _train_options(work, name, options, dataset) for name in names}
     trained = _trained(work, wanted, options.scheduler, on_stage, on_epoch)
     material, choice = _compared(dataset, trained, work)
     if _is_to_be_calibrated(trained[choice.maker.config]):
@@ -140,6 +143,12 @@ def chosen_configs(planned: Plan, options: RunOptions) -> tuple[str, ...]:
     return names
 
 
+def refuse_recipes(planned: Plan, wanted: Mapping[str, TrainOptions]) -> None:
+    """Refuse values of a recipe that training would refuse, before hours go into preparing cases."""
+    for name, options in wanted.items():
+        chosen_recipe(planned.config(name), planned.labels, 1, options)
+
+
 def _is_to_be_calibrated(bundle: Path) -> bool:
     """Tell whether cases were held out, and nothing was learnt of them yet."""
     header = info(bundle)
@@ -149,14 +158,19 @@ def _is_to_be_calibrated(bundle: Path) -> bool:
 def _plan_once(data: Path, work: Path, options: RunOptions, progress: Progress) -> Plan:
     """Plan, unless the same run has planned before: its plan may have been edited, and training follows it."""
     asked, kept = work / "run.json", work / "plan.json"
-    options = replace(options, scheduler=None)  # where it runs is not what it does
-    if asked.exists() and kept.exists() and replace(read(RunOptions, asked), log_to=options.log_to) == options:
+    options = _what_plans(options)
+    if asked.exists() and kept.exists() and _what_plans(read(RunOptions, asked)) == options:
         planned = read(Plan, kept)
         if Path(planned.folder).resolve() == data.resolve():
             return planned
     planned = plan(data, work, _plan_options(options), progress=progress)
     write(options, asked)
     return planned
+
+
+def _what_plans(options: RunOptions) -> RunOptions:
+    """Return the options without those that no plan depends on: where to run, what to tell, and how to learn."""
+    return replace(options, scheduler=None, log_to=(), recipe="default", set=(), loss=())
 
 
 def _plan_options(options: RunOptions) -> PlanOptions:
@@ -176,6 +190,9 @@ def _train_options(work: Path, name: str, options: RunOptions, dataset: Dataset)
         minutes=options.minutes,
         device=options.device,
         seed=options.seed,
+        recipe=options.recipe,
+        set=options.set,
+        loss=options.loss,
         log_to=options.log_to,
         resume=(work / "runs" / f"{name}-0").exists(),
     )

@@ -120,6 +120,16 @@ def test_lists_are_given_in_one_go_or_one_by_one(monkeypatch, words):
     assert seen[1] == PreprocessOptions(dims=(2, 3))
 
 
+def test_the_whole_path_takes_the_options_of_a_recipe(monkeypatch):
+    seen = []
+    monkeypatch.setattr("mambino.workflow.run", lambda *args, **_: seen.append(args[2]) or _stop())
+    words = ["--recipe", "nnunet", "--set", "rate=0.1", "steps=9", "--loss", "dice=1", "ce=0.5"]
+    with pytest.raises(KeyboardInterrupt):
+        dispatch(["run", "d", "-o", "w", *words])
+    assert seen == [RunOptions(recipe="nnunet", set=("rate=0.1", "steps=9"), loss=("dice=1", "ce=0.5"))]
+    assert exit_code("run", "d", "-o", "w", "--recipe", "nnunet3") == 2
+
+
 def test_help_says_how_lists_are_given(capsys):
     exit_code("run", "--help")
     assert "--models unet lightm_unet" in " ".join(capsys.readouterr().out.replace("│", " ").split())

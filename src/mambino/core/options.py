@@ -308,6 +308,9 @@ class RunOptions:
             several, validation on training cases chooses.
         minutes: of training, for each network.
         epochs: of training, for each network, instead of a time.
+        recipe: how to learn: as the plan has it ("default"), or as a published network was trained; as in "train".
+        set: values of the recipe to change, as in "--set rate=0.01 augmentation=light" after the folder.
+        loss: terms of the loss with their weights, as in "--loss dice=1 ce=1"; the recipe's if not given.
         memory: training may use so much memory (GiB).
         params: the network may have so many parameters.
         dim: 2, 3, or the plan's choice.
@@ -322,6 +325,9 @@ class RunOptions:
     models: tuple[str, ...] = ()
     minutes: Annotated[float, Gt(0)] | None = None
     epochs: Annotated[int, Gt(0)] | None = None
+    recipe: RecipeName = "default"
+    set: tuple[str, ...] = ()
+    loss: tuple[str, ...] = ()
     memory: Annotated[float, Gt(0)] | None = None
     params: Annotated[int, Gt(0)] | None = None
     dim: Literal[2, 3] | None = None
