@@ -11,10 +11,11 @@ from mambino.core.options import RecipeName, TrainOptions
 from mambino.core.plan import Normalise
 from mambino.core.recipe import Recipe
 from mambino.errors import MambinoWarning, OptionError
+from mambino.training.loop import epochs
 from mambino.training.recipes import RECIPES, chosen_recipe
 from mambino.training.schedule import rate
 from mambino.training.state import optimiser
-from tests.training.toys import TWO, Toy, config
+from tests.training.toys import TWO, Toy, config, course, fresh
 
 ONE = Labels(names={"lesion": (1,)})
 
@@ -79,7 +80,7 @@ def test_what_those_share_that_see_each_image_once_an_epoch(name):
     found = recipe(name)
     assert (found.clip, found.foreground, found.order, found.outside) == (0.0, 0.0, "passes", "background")
     assert found.augmentation == "synapse"
-    assert found.pace == {"vm_unet": "epoch", "swin_unet": "step"}[name]
+    assert found.pace == {"vm_unet": "epoch", "swin_unet": "late"}[name]
 
 
 @pytest.mark.parametrize(("name", "eps"), EPS.items())
@@ -117,20 +118,20 @@ def test_the_dagger_variant_from_random_weights_learns_from_the_finest_scale_alo
     assert found.deep_supervision is deep
 
 
-def rates(found, epochs):
+def rates(found, numbers):
     """Return the rate of each epoch, as the loop asks for it."""
     halves = found.epochs / found.period if found.period else 1.0
     return [
         rate(epoch / found.epochs, found.rate, found.schedule, found.warmup,
              power=found.power, floor=found.floor, halves=halves)
-        for epoch in epochs
+        for epoch in numbers
     ]  # fmt: skip
 
 
-def theirs(scheduler, epochs):
+def theirs(scheduler, count):
     """Return the rates of a scheduler of torch, one an epoch."""
     found = []
-    for _ in range(epochs):
+    for _ in range(count):
         found.append(scheduler.optimizer.param_groups[0]["lr"])
         scheduler.optimizer.step()
         scheduler.step()
@@ -159,6 +160,19 @@ def test_nnunet_s_rate_stays_for_an_epoch_and_falls_with_an_exponent():
     assert rates(found, [0, 500]) == pytest.approx([0.01, 0.01 * 0.5**0.9])
     assert rates(recipe("unetr"), [50]) == pytest.approx([0.5e-4])  # exponent 1
     assert rates(recipe("swin_unetr"), [0, 100]) == pytest.approx([8e-4, 1e-6])
+
+
+def test_swin_unet_s_rate_is_set_after_each_step_as_in_its_script():
+    how = {"optimiser": "sgd", "rate": 0.05, "schedule": "poly", "steps": 4, "pace": recipe("swin_unet").pace}
+    learnt, found = course({"recipe": how}, held_out=[], epochs=2), []
+    state = fresh(learnt.config.recipe)
+    for _ in epochs(state, learnt, check=lambda: found.append(state.optimiser.param_groups[0]["lr"])):
+        pass
+    used, now = [], 0.05
+    for number in range(8):
+        used.append(now)
+        now = 0.05 * (1.0 - number / 8) ** 0.9
+    assert found == pytest.approx(used)
 
 
 def test_the_dice_of_nnunet_is_over_the_batch_where_it_would_plan_a_low_resolution():

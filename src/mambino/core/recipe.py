@@ -30,7 +30,8 @@ class Recipe:
         power: of "poly".
         floor: rate at the lowest point of "cosine".
         period: epochs of half a wave of "cosine", after which the rate rises again; 0 is the whole run.
-        pace: whether the rate changes with every step, or stays for an epoch.
+        pace: whether the rate changes with every step, being that of its middle; or stays for an epoch; or with every
+            step but is that of the step before ("late"), as where a script sets it after each step.
         warmup: share of all steps over which the rate rises from zero.
         epochs, steps: length, where no time budget is given: epochs of so many steps each.
         accumulate: batches whose gradients are added up for one step.
@@ -66,7 +67,7 @@ class Recipe:
     power: float = 0.9
     floor: float = 0.0
     period: int = 0
-    pace: Literal["step", "epoch"] = "step"
+    pace: Literal["step", "epoch", "late"] = "step"
     warmup: float = 0.0
     epochs: int = 100
     steps: int = 50

@@ -188,6 +188,7 @@ def _swin_unet(setting: Setting) -> Recipe:
         nesterov=False,
         weight_decay=1e-4,
         schedule="poly",
+        pace="late",
         epochs=150,
         augmentation="synapse",
         loss={"ce": 0.4, "squared_dice": 0.6},
