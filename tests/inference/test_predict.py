@@ -97,6 +97,13 @@ def test_a_picture_gets_a_picture(tmp_path):
     np.testing.assert_array_equal(read_image(made.entries[0].file).array[0], ball((21, 30)))
 
 
+def test_a_picture_is_scaled_by_its_own_range_where_the_bundle_says_so(tmp_path):
+    model = saved(tmp_path, bright_bundle(tiny_config(2, normalise=(Normalise(scheme="range"),), crop=False)))
+    Picture.fromarray((90 + 5 * ball((21, 30))).astype(np.uint8)).save(tmp_path / "faint.png")
+    made = predict(model, tmp_path / "faint.png", tmp_path / "out")
+    np.testing.assert_array_equal(read_image(made.entries[0].file).array[0], ball((21, 30)))
+
+
 def test_a_2d_network_goes_over_the_slices_of_a_volume(tmp_path):
     config = tiny_config(2, spacing=(1.0, 1.5), slice_axis=1, orientation="RAS")
     image = volume(tmp_path / "scan.nii.gz")

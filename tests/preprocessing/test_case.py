@@ -182,6 +182,25 @@ def test_statistics_inside_the_body_leave_zero_outside():
     assert not out[8, :8].any()
 
 
+def test_channels_of_a_picture_share_their_range_as_vm_unet_s_do():
+    array = np.random.default_rng(0).integers(20, 200, (3, 5, 6)).astype(np.uint8)
+    array[1] //= 2
+    theirs = (array - 157.561) / 26.706  # constants of ISIC 2018, which the next line takes away again
+    theirs = (theirs - theirs.min()) / (theirs.max() - theirs.min()) * 255.0
+    seen = config(dim=2, spacing=(1.0, 1.0), channels=3, scheme="range")
+    found = prepare(Image(array, pixel_grid((5, 6))), seen).array
+    np.testing.assert_allclose(found, theirs, atol=1e-3)
+    assert found[1].max() < 130  # no channel by itself
+
+
+def test_a_range_is_that_of_the_channels_that_ask_for_it():
+    array = np.array([[[0, 10]], [[20, 40]], [[1000, -1000]]], np.float32)
+    seen = config(dim=2, spacing=(1.0, 1.0), channels=3, scheme="range")
+    seen = replace(seen, normalise=(*seen.normalise[:2], Normalise(scheme="none")))
+    found = prepare(Image(array, pixel_grid((1, 2))), seen).array
+    np.testing.assert_allclose(found, [[[0, 63.75]], [[127.5, 255]], [[1000, -1000]]], rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("spacing", "target", "separate"),
     [((5.0, 1.0, 1.0), (5.0, 2.0, 2.0), True), ((2.0, 1.0, 1.0), (2.0, 2.0, 2.0), False)],

@@ -39,6 +39,12 @@ def test_colours_are_divided_by_255():
     np.testing.assert_allclose(normalise(CHANNEL, Normalise(scheme="rgb")), CHANNEL / 255, rtol=1e-6)
 
 
+def test_a_range_spans_0_to_255():
+    out = normalise(CHANNEL - 30, Normalise(scheme="range"))
+    np.testing.assert_allclose(out, CHANNEL / 250 * 255, rtol=1e-5)
+    assert not normalise(np.full((3, 3), 7, np.float32), Normalise(scheme="range")).any()
+
+
 def test_none_changes_nothing():
     np.testing.assert_array_equal(normalise(CHANNEL, Normalise(scheme="none")), CHANNEL)
 
@@ -51,7 +57,7 @@ def test_colours_out_of_range_are_refused(value, words):
         normalise(channel, Normalise(scheme="rgb"))
 
 
-@pytest.mark.parametrize("scheme", ["ct", "zscore", "rgb", "none"])
+@pytest.mark.parametrize("scheme", ["ct", "zscore", "rgb", "range", "none"])
 def test_the_channel_is_left_as_it_was(scheme):
     channel = CHANNEL.copy()
     normalise(channel, Normalise(scheme=scheme, lower=10, upper=20))

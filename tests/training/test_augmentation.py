@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from mambino.core.labels import Labels
 from mambino.errors import OptionError
@@ -162,10 +163,69 @@ def test_nnunet_s_own_list_mirrors_along_all_axes_and_turns_all_the_way():
     assert how.intensity == ours.intensity
 
 
+@pytest.mark.parametrize(
+    ("patch", "plane", "angle"),
+    [
+        ((64, 64), (0, 1), pi),
+        ((64, 97), (0, 1), pi / 12),
+        ((22, 64, 64), (0, 1, 2), pi / 6),
+        ((21, 64, 32), (1, 2), pi),  # nnU-Net turns these all the way, however long they are
+        ((64, 64, 16), (0, 1, 2), pi / 6),  # and looks at the first axis alone
+    ],
+)
+def test_nnunet_s_rotations_follow_from_the_patch_alone(patch, plane, angle):
+    dim = len(patch)
+    how = augmentation(config(dim, patch, spacing=(5.0, *(1.0,) * (dim - 1)), recipe={"augmentation": "nnunet"}), TWO)
+    assert how.turn.plane == plane
+    assert how.turn.angle == pytest.approx(angle)
+    assert how.spacing == (1.0,) * dim
+    assert (how.turn.rotate, how.turn.scale) == (0.2, 0.2)
+
+
+@pytest.mark.parametrize(("inverse", "low", "high"), [(False, 0.7, 1.4), (True, 1 / 1.4, 1 / 0.7)])
+def test_nnunet_scales_where_it_reads(inverse, low, high):
+    turn = Turn(0.0, 0.0, 1.0, 0.7, 1.4, (0, 1), inverse=inverse)
+    larger = [1 / spatial_matrix(turn, (1.0, 1.0), generator(seed))[0, 0].item() for seed in range(400)]
+    assert low <= min(larger) < low * 1.02
+    assert high / 1.02 < max(larger) <= high
+    nnunet = augmentation(config(recipe={"augmentation": "nnunet"}), TWO).turn
+    assert (nnunet.inverse, nnunet.smallest, nnunet.largest) == (True, 0.7, 1.4)
+
+
+def test_slices_are_turned_by_whole_degrees_as_scipy_turns_them():
+    how = augmentation(config(recipe={"augmentation": "synapse"}, spacing=(3.0, 1.0)), TWO)
+    turn, spacing = how.turn, how.spacing
+    matrices = [spatial_matrix(turn, spacing, generator(seed)) for seed in range(1200)]
+    angles = [torch.rad2deg(torch.atan2(m[0, 1], m[0, 0])).item() for m in matrices if m is not None]
+    assert sorted({round(angle, 6) for angle in angles}) == list(range(-20, 20))
+    assert 500 < len(angles) < 700
+    image = torch.randn(1, 17, 17)
+    box = torch.nn.functional.pad(image, (6,) * 4)
+    for seed in range(6):
+        matrix = spatial_matrix(replace(turn, rotate=1.0), spacing, generator(seed))
+        angle = torch.rad2deg(torch.atan2(matrix[0, 1], matrix[0, 0])).item()
+        theirs = ndimage.rotate(image[0].numpy(), round(angle), order=0, reshape=False)
+        found = warp(box, torch.zeros(box.shape[1:], dtype=torch.int16), matrix, (17, 17), nearest=True)[0][0]
+        inside = theirs != 0  # scipy ends at the centres of the outermost voxels, we at their edges
+        assert inside.mean() > 0.75
+        assert (found.numpy() == theirs)[inside].mean() > 0.99  # ties between neighbours may be broken otherwise
+
+
+def test_the_nearest_voxel_may_be_asked_of_images_too():
+    image, labels = torch.randn(1, 9, 9), torch.zeros(9, 9, dtype=torch.int16)
+    known = set(image.flatten().tolist())
+    assert set(warp(image, labels, rotation(0.4), (5, 5), nearest=True)[0].flatten().tolist()) <= known
+    assert not set(warp(image, labels, rotation(0.4), (5, 5))[0].flatten().tolist()) <= known
+
+
 def test_vm_unet_turns_skin_lesions_by_one_angle_a_run():
     asked = config(recipe={"augmentation": "isic"})
     one, same, other = (augmentation(asked, TWO, seed).turn for seed in (0, 0, 1))
     assert one.fixed == same.fixed != other.fixed
+    assert one.nearest
+    assert augmentation(asked, TWO).mirror == (0, 1)
+    assert all(0 <= augmentation(asked, TWO, seed).turn.fixed < 2 * pi for seed in range(20))
+    assert max(augmentation(asked, TWO, seed).turn.fixed for seed in range(20)) > 1.5 * pi
     matrices = [spatial_matrix(one, (1.0, 1.0), generator(seed)) for seed in range(40)]
     turned = [matrix for matrix in matrices if matrix is not None]
     assert 10 < len(turned) < 30

@@ -155,6 +155,29 @@ def test_one_structure_is_learnt_as_by_a_single_sigmoid():
     assert_close(parts(logits, target, ONE, ALL)["sample_dice"], dice.float())
 
 
+def test_vm_unet_s_loss_on_skin_lesions_is_that_of_its_code():
+    logits, target = sample(0, ONE)
+    target[1] = 0  # a picture without a lesion
+    p, y = (logits[:, 1] - logits[:, 0]).sigmoid().flatten(1), target.float().flatten(1)
+    overlap = (2 * (p * y).sum(1) + 1) / (p.sum(1) + y.sum(1) + 1)
+    seen = Seen(logits, target, ONE)
+    assert_close(TERM["bce"](seen), torch.nn.BCELoss()(p.flatten(), y.flatten()))
+    assert_close(TERM["sample_dice"](seen), 1 - overlap.sum() / 2)
+
+
+def test_the_dice_of_synapse_is_that_of_transunet_s_code():
+    organs = Labels(names={f"organ {k}": (k,) for k in range(1, 9)})
+    logits, target = sample(0, organs)
+    target[target == 8] = 0  # nowhere in the batch
+    total = torch.zeros(())
+    for k in range(9):
+        p, y = logits.softmax(1)[:, k], (target == k).float()
+        total += 1 - (2 * (p * y).sum() + 1e-5) / ((p * p).sum() + (y * y).sum() + 1e-5)
+    seen = Seen(logits, target, organs)
+    assert_close(TERM["squared_dice"](seen), total / 9)
+    assert_close(TERM["ce"](seen), torch.nn.functional.cross_entropy(logits, target))
+
+
 def test_the_skeleton_of_a_tube_is_its_middle():
     tube = torch.zeros(1, 1, 9, 20)
     tube[..., 2:7, 2:18] = 1

@@ -8,12 +8,14 @@ import torch
 
 from mambino.core.labels import Labels
 from mambino.core.options import RecipeName, TrainOptions
+from mambino.core.plan import Normalise
 from mambino.core.recipe import Recipe
-from mambino.errors import OptionError
+from mambino.errors import MambinoWarning, OptionError
+from mambino.training.loop import epochs
 from mambino.training.recipes import RECIPES, chosen_recipe
 from mambino.training.schedule import rate
 from mambino.training.state import optimiser
-from tests.training.toys import TWO, Toy, config
+from tests.training.toys import TWO, Toy, config, course, fresh
 
 ONE = Labels(names={"lesion": (1,)})
 
@@ -60,26 +62,83 @@ def test_the_table_of_the_originals(name):
     assert (*row, found.deep_supervision, found.half) == TABLE[name]
 
 
-def rates(found, epochs):
+NNUNET = ("lightm_unet", "segresnet", "unetr", "swin_unetr", "umamba", "nnunet", "swin_umamba")
+EPS = {"lightm_unet": 1e-5, "segresnet": 1e-5, "unetr": 1e-5, "swin_unetr": 1e-5, "swin_umamba": 1e-5, "vm_unet": 1e-8}
+
+
+@pytest.mark.parametrize("name", NNUNET)
+def test_what_all_of_nnunet_s_family_share(name):
+    found = recipe(name)
+    assert (found.steps, found.clip, found.loss) == (250, 12.0, {"dice": 1.0, "ce": 1.0})
+    assert (found.foreground, found.centred, found.order) == (0.33, "last", "random")
+    assert (found.augmentation, found.outside, found.accumulate) == ("nnunet", "background", 1)
+    assert (found.pace, found.warmup, found.class_weights) == ("epoch", 0.0, {})
+
+
+@pytest.mark.parametrize("name", ["vm_unet", "swin_unet"])
+def test_what_those_share_that_see_each_image_once_an_epoch(name):
+    found = recipe(name)
+    assert (found.clip, found.foreground, found.order, found.outside) == (0.0, 0.0, "passes", "background")
+    assert found.augmentation == "synapse"
+    assert found.pace == {"vm_unet": "epoch", "swin_unet": "late"}[name]
+
+
+@pytest.mark.parametrize(("name", "eps"), EPS.items())
+def test_what_their_optimisers_divide_by(name, eps):
+    found = recipe(name)
+    assert (found.eps, found.betas) == (eps, (0.9, 0.999))
+
+
+@pytest.mark.parametrize(
+    ("name", "momentum", "nesterov"), [("nnunet", 0.99, True), ("umamba", 0.99, True), ("swin_unet", 0.9, False)]
+)
+def test_momentum(name, momentum, nesterov):
+    found = recipe(name)
+    assert (found.momentum, found.nesterov) == (momentum, nesterov)
+
+
+def test_weights_of_terms():
+    assert recipe("vm_unet").loss == {"ce": 1.0, "squared_dice": 1.0}
+    assert recipe("swin_unet").loss == {"ce": 0.4, "squared_dice": 0.6}
+
+
+def test_the_default_draws_as_before():
+    found = Recipe()
+    assert (found.centred, found.order, found.outside) == ("random", "random", "ignored")
+
+
+@pytest.mark.parametrize(("name", "pretrained", "deep"), [
+    ("swin_umamba", False, True), ("swin_umamba", True, True),
+    ("swin_umamba_dagger", False, False), ("swin_umamba_dagger", True, True),
+])  # fmt: skip
+def test_the_dagger_variant_from_random_weights_learns_from_the_finest_scale_alone(name, pretrained, deep):
+    chosen = config()
+    chosen = replace(chosen, network=replace(chosen.network, name=name))
+    found = chosen_recipe(chosen, TWO, 320, TrainOptions(recipe="swin_umamba"), pretrained=pretrained)
+    assert found.deep_supervision is deep
+
+
+def rates(found, numbers):
     """Return the rate of each epoch, as the loop asks for it."""
     halves = found.epochs / found.period if found.period else 1.0
     return [
         rate(epoch / found.epochs, found.rate, found.schedule, found.warmup,
              power=found.power, floor=found.floor, halves=halves)
-        for epoch in epochs
+        for epoch in numbers
     ]  # fmt: skip
 
 
-def theirs(scheduler, epochs):
+def theirs(scheduler, count):
     """Return the rates of a scheduler of torch, one an epoch."""
     found = []
-    for _ in range(epochs):
+    for _ in range(count):
         found.append(scheduler.optimizer.param_groups[0]["lr"])
         scheduler.optimizer.step()
         scheduler.step()
     return found
 
 
+@pytest.mark.filterwarnings("ignore:VM-UNet learnt from pictures")
 @pytest.mark.parametrize(("labels", "period"), [(ONE, 50), (TWO, 100)])
 def test_the_rate_of_vm_unet_rises_again_as_torch_s_scheduler_has_it(labels, period):
     found = recipe("vm_unet", labels)
@@ -103,6 +162,19 @@ def test_nnunet_s_rate_stays_for_an_epoch_and_falls_with_an_exponent():
     assert rates(recipe("swin_unetr"), [0, 100]) == pytest.approx([8e-4, 1e-6])
 
 
+def test_swin_unet_s_rate_is_set_after_each_step_as_in_its_script():
+    how = {"optimiser": "sgd", "rate": 0.05, "schedule": "poly", "steps": 4, "pace": recipe("swin_unet").pace}
+    learnt, found = course({"recipe": how}, held_out=[], epochs=2), []
+    state = fresh(learnt.config.recipe)
+    for _ in epochs(state, learnt, check=lambda: found.append(state.optimiser.param_groups[0]["lr"])):
+        pass
+    used, now = [], 0.05
+    for number in range(8):
+        used.append(now)
+        now = 0.05 * (1.0 - number / 8) ** 0.9
+    assert found == pytest.approx(used)
+
+
 def test_the_dice_of_nnunet_is_over_the_batch_where_it_would_plan_a_low_resolution():
     assert recipe("nnunet").batch_dice
     small = replace(config(dim=3), shape=(16, 16, 16))
@@ -119,11 +191,20 @@ def test_batches_of_the_plan_are_added_up_to_those_of_the_authors_and_an_epoch_s
     assert found.foreground == 0
 
 
+@pytest.mark.filterwarnings("ignore:VM-UNet learnt from pictures")
 def test_vm_unet_learns_one_structure_as_on_isic():
     found = recipe("vm_unet", ONE)
     assert found.loss == {"bce": 1.0, "sample_dice": 1.0}
     assert found.augmentation == "isic"
     assert recipe("vm_unet").augmentation == "synapse"
+
+
+def test_vm_unet_says_where_the_plan_scales_pictures_otherwise():
+    with pytest.warns(MambinoWarning, match='this plan scales them by zscore; .* "range" in plan.json and preprocess'):
+        recipe("vm_unet", ONE)
+    same = replace(config(), normalise=(Normalise(scheme="range"),))
+    chosen_recipe(same, ONE, 320, TrainOptions(recipe="vm_unet"))  # says nothing: a warning would be an error here
+    recipe("vm_unet", TWO)
 
 
 def test_swin_umamba_holds_its_encoder_for_ten_epochs():
@@ -183,6 +264,7 @@ def test_what_cannot_be_is_refused_by_name(options, words):
         ("accumulate", 0, "at least 1"),
         ("average", 1.0, "at least 0 and below 1"),
         ("freeze", -1, "0 or more"),
+        ("order", "passes", "random where foreground is above 0, got passes"),
         ("clip", -1.0, "0 or more"),
     ],
 )

@@ -1,5 +1,6 @@
 """Patches come from where they should, batch k depends on the seed and k alone, and a failing reader is heard."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,8 +11,9 @@ from hypothesis import strategies as st
 
 from mambino.errors import DataError
 from mambino.training import sampling
-from mambino.training.augmentation import augmentation
+from mambino.training.augmentation import augmentation, warp
 from mambino.training.loss import IGNORED
+from mambino.training.processes import Processes
 from mambino.training.sampling import HeldCase, held, mixed, patches, place, read
 from mambino.training.waiting import stream
 from tests.training.toys import TWO, case, config
@@ -20,6 +22,21 @@ from tests.training.toys import TWO, case, config
 def source(cases, seed=0, **changes):
     chosen = config(**changes)
     return patches(cases, chosen, TWO, augmentation(chosen, TWO), seed)
+
+
+def rare(foreground=0.33, **changes):
+    """Return patches of a large case with a single voxel of a structure, which only centred patches hold."""
+    shape = (400, 400)
+    labels = np.zeros(shape, np.int16)
+    labels[200, 200] = 1
+    one = HeldCase("rare", shape, {1: np.array([[200, 200]])}, np.zeros((1, *shape), np.float32), labels)
+    recipe = {"foreground": foreground} | changes.pop("recipe", {})
+    return source([one], patch=(3, 3), recipe=recipe, **changes)
+
+
+def centred(make, numbers):
+    """Return for each sample of some batches whether it is centred on the structure."""
+    return [bool((patch == 1).any()) for number in numbers for patch in make(number).target]
 
 
 def broken(name="heart_7"):
@@ -70,6 +87,95 @@ def test_the_share_of_patches_on_structures_is_the_one_asked_for():
     starts = [place(rare, (3, 3), 0.33, torch.Generator().manual_seed(mixed(0, i))) for i in range(600)]
     share = sum(start == (199, 199) for start in starts) / len(starts)
     assert share == pytest.approx(0.33, abs=0.06)
+
+
+# By hand: nnU-Net centres sample j where not j < round(batch * (1 - 0.33)), Python's rounding.
+LAST = {1: 0, 2: 1, 3: 1, 4: 1, 5: 2, 6: 2, 9: 3, 12: 4, 49: 16}
+
+
+@pytest.mark.parametrize(("batch", "count"), LAST.items())
+def test_nnunet_centres_the_last_patches_of_each_batch(batch, count):
+    make = rare(batch=batch, recipe={"centred": "last"})
+    one = [False] * (batch - count) + [True] * count
+    assert centred(make, range(3)) == one * 3
+    assert centred(make, [7]) == one  # as where a run goes on
+
+
+def test_the_last_patches_are_those_of_all_processes_together():
+    make = rare(batch=7, recipe={"centred": "last"})
+    parts = [replace(make, processes=Processes(rank, 3)) for rank in range(3)]
+    assert [centred(part, [5]) for part in parts] == [[False, False, True], [False, False], [False, True]]
+    assert centred(make, [5]) == [False] * 5 + [True] * 2
+
+
+def test_the_last_patches_are_those_of_all_batches_of_a_step():
+    make = rare(batch=2, recipe={"centred": "last", "accumulate": 3})
+    step = [False, False, False, False, True, True]  # a batch of two by itself would centre its second
+    assert centred(make, range(6)) == step * 2
+    assert centred(make, range(9, 12)) == step
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.0, 0), (1.0, 4)])
+def test_none_or_all_patches_may_be_centred(share, count):
+    assert sum(centred(rare(share, batch=4, recipe={"centred": "last"}), [0])) == count
+
+
+def marked(value, shape):
+    """Return a case whose voxels all have one value; those of each slice one more where there are slices."""
+    image = np.full((1, *shape), value, np.float32)
+    if len(shape) == 3:
+        image += np.arange(shape[0], dtype=np.float32)[None, :, None, None]
+    return HeldCase(f"case_{value}", shape, {}, image, np.zeros(shape, np.int16))
+
+
+def seen(make, numbers):
+    return [int(patch[0, 0, 0]) for number in numbers for patch in make(number).images]
+
+
+def test_in_passes_each_case_comes_once_before_any_comes_again():
+    cases = [marked(value, (4, 4)) for value in range(7)]
+    make = source(cases, patch=(4, 4), batch=3, recipe={"order": "passes", "foreground": 0.0})
+    values = seen(make, range(14))  # six passes of seven
+    passes = [values[i : i + 7] for i in range(0, 42, 7)]
+    assert all(sorted(one) == list(range(7)) for one in passes)
+    assert len({tuple(one) for one in passes}) > 1
+    assert seen(make, [9]) == values[27:30]
+    other = replace(make, seed=1)
+    assert seen(other, range(14)) != values
+    shared = [seen(replace(make, processes=Processes(rank, 2)), [4]) for rank in range(2)]
+    assert [shared[0][0], shared[1][0], shared[0][1]] == values[12:15]
+
+
+def test_in_passes_each_slice_comes_once():
+    cases = [marked(0, (3, 4, 4)), marked(10, (1, 4, 4)), marked(20, (4, 4, 4))]
+    recipe = {"order": "passes", "foreground": 0.0}
+    make = source(cases, patch=(4, 4), batch=4, slice_axis=0, recipe=recipe)
+    assert sorted(seen(make, [0, 1])) == sorted(seen(make, [2, 3])) == [0, 1, 2, 10, 20, 21, 22, 23]
+
+
+@pytest.mark.parametrize(("outside", "number"), [("ignored", IGNORED), ("background", 0)])
+def test_what_lies_outside_is_ignored_or_background(outside, number):
+    make = source([case((6, 6))], patch=(8, 8), recipe={"outside": outside})
+    batch = make(0)
+    assert set(batch.target[:, 0].unique().tolist()) == {number}
+    assert not batch.images[:, :, 0].any()
+    assert (batch.target[:, 1:7, 1:7] >= 0).all()
+
+
+def test_pictures_are_flipped_before_they_are_turned_by_the_angle_of_the_run():
+    picture = case((16, 16))
+    how = augmentation(config(patch=(16, 16), recipe={"augmentation": "isic"}), TWO)
+    how = replace(how, turn=replace(how.turn, fixed=0.5))
+    make = patches([picture], config(patch=(16, 16), recipe={"outside": "background"}), TWO, how, 0)
+    found = {tuple(target.flatten().tolist()) for number in range(40) for target in make(number).target}
+    wanted = set()
+    for axes in ((), (0,), (1,), (0, 1)):
+        flipped = np.flip(picture.labels, axes).copy()
+        box = torch.from_numpy(np.pad(flipped, 8))
+        matrix = torch.tensor([[np.cos(0.5), -np.sin(0.5)], [np.sin(0.5), np.cos(0.5)]])
+        turned = warp(torch.zeros(1, 32, 32), box, matrix, (16, 16))[1]
+        wanted |= {tuple(flipped.flatten().tolist()), tuple(turned.flatten().tolist())}
+    assert found == wanted
 
 
 def test_batches_depend_on_the_seed_and_their_number_alone():

@@ -216,6 +216,21 @@ def test_ctrl_c_finishes_the_step_and_saves(work):
     assert [line["number"] for line in lines(run)] == [1, 2, 3]
 
 
+@pytest.mark.parametrize(("name", "batches"), [("nnunet", 3), ("swin_unet", 2)])
+def test_a_stopped_run_of_a_published_recipe_goes_on_to_the_same_bit(work, name, batches):
+    options = replace(SHORT, recipe=name, set=("steps=3", f"accumulate={batches}"))
+
+    def press(_epoch):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    whole = tensors(train(work, options))
+    shutil.rmtree(work / "runs")
+    with pytest.raises(KeyboardInterrupt):
+        train(work, options, on_epoch=press)
+    resumed = tensors(train(work, replace(SHORT, resume=True)))
+    assert all(torch.equal(resumed[name], x) for name, x in whole.items())
+
+
 def test_a_second_ctrl_c_acts_at_once(work):
     def press(_epoch):
         os.kill(os.getpid(), signal.SIGINT)

@@ -54,11 +54,12 @@ class Normalise:
     Attributes:
         scheme: "ct": clip to [lower, upper], subtract mean, divide by std, all of the training set's
             foreground; "zscore": subtract the image's own mean, divide by its own deviation;
-            "rgb": divide by 255; "none": as it is.
+            "rgb": divide by 255; "range": the image's own least value, of all channels with this scheme, becomes 0,
+            its largest 255; "none": as it is.
         inside: for "zscore", statistics over the non-zero voxels only, and zero stays zero outside.
     """
 
-    scheme: Literal["ct", "zscore", "rgb", "none"]
+    scheme: Literal["ct", "zscore", "rgb", "range", "none"]
     mean: float = 0.0
     std: float = 1.0
     lower: float = 0.0

@@ -30,16 +30,22 @@ class Recipe:
         power: of "poly".
         floor: rate at the lowest point of "cosine".
         period: epochs of half a wave of "cosine", after which the rate rises again; 0 is the whole run.
-        pace: whether the rate changes with every step, or stays for an epoch.
+        pace: whether the rate changes with every step, being that of its middle; or stays for an epoch; or with every
+            step but is that of the step before ("late"), as where a script sets it after each step.
         warmup: share of all steps over which the rate rises from zero.
         epochs, steps: length, where no time budget is given: epochs of so many steps each.
         accumulate: batches whose gradients are added up for one step.
         average: longest memory of the averaged weights, which are shipped: the share that a step keeps;
             0 ships the weights themselves.
         foreground: share of patches that are centred on a structure.
-        augmentation: "full" is nnU-Net's list within what the plan allows, "nnunet" the same on all axes whatever the
-            plan says; "light" leaves the spatial and blurring ones out for short runs; "isic" and "synapse" are
-            VM-UNet's for these data.
+        centred: which these are: each patch with that probability ("random"), or the last ones of each step, as many
+            as the share of what a step learns from comes to ("last").
+        order: whether each patch is of a case drawn anew ("random"), or each case, each slice where a network sees
+            slices, comes once before any comes again, in an order drawn anew each time ("passes").
+        outside: whether what lies outside of a case is learnt as background, or ignored.
+        augmentation: "full" is nnU-Net's list within what the plan allows, "nnunet" as it is there, on all axes
+            whatever the plan says; "light" leaves the blurring ones out and turns less, for short runs; "isic" and
+            "synapse" are VM-UNet's for these data.
         loss: weight of each term.
         batch_dice: "dice" sums over the voxels of the whole batch, else over those of each patch.
         class_weights: weight of structures, and of "background", by name, in every term; 1 for the others.
@@ -61,13 +67,16 @@ class Recipe:
     power: float = 0.9
     floor: float = 0.0
     period: int = 0
-    pace: Literal["step", "epoch"] = "step"
+    pace: Literal["step", "epoch", "late"] = "step"
     warmup: float = 0.0
     epochs: int = 100
     steps: int = 50
     accumulate: int = 1
     average: float = 0.999
     foreground: float = 0.33
+    centred: Literal["random", "last"] = "random"
+    order: Literal["random", "passes"] = "random"
+    outside: Literal["ignored", "background"] = "ignored"
     augmentation: Changes = "full"
     loss: dict[str, float] = field(default_factory=lambda: {"dice": 1.0, "ce": 1.0})
     batch_dice: bool = True
@@ -94,6 +103,7 @@ class Recipe:
             ("accumulate", self.accumulate >= 1, "at least 1"),
             ("average", 0 <= self.average < 1, "at least 0 and below 1"),
             ("foreground", 0 <= self.foreground <= 1, "a share, 0 to 1"),
+            ("order", self.order == "random" or self.foreground == 0, "random where foreground is above 0"),
             ("loss", set(self.loss) <= set(TERMS), f"made of {', '.join(TERMS)}"),
             ("loss", _weights(self.loss) and any(self.loss.values()), "weights, 0 or more each and not all 0"),
             ("class_weights", _weights(self.class_weights), "0 or more each"),

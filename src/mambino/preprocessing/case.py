@@ -23,7 +23,7 @@ from mambino.core.scratch import Room, copied, in_memory, slabs
 from mambino.errors import DataError, ShapeError
 from mambino.ops.resample import inputs_of, resize, resize_labels, resize_scores
 from mambino.ops.windows import Slab, Span
-from mambino.preprocessing.intensity import normalise
+from mambino.preprocessing.intensity import extremes, normalise
 from mambino.preprocessing.reduction import largest, painted, reduce_scores, sigmoid, smallest_type, softmax
 
 Run = Callable[[Span | None], Iterable[Slab]]
@@ -300,8 +300,9 @@ def _normalised(array: NDArray[np.float32], config: Config, room: Room) -> NDArr
         # Zeros inside the body belong to it, so holes are filled (nnU-Net).
         inside = ndimage.binary_fill_holes((array != 0).any(0))
     scaled: NDArray[np.float32] = room(array.shape, np.float32)
+    span = extremes([array[channel] for channel, how in enumerate(config.normalise) if how.scheme == "range"])
     for channel, how in enumerate(config.normalise):
-        normalise(array[channel], how, inside, scaled[channel])
+        normalise(array[channel], how, inside, scaled[channel], span)
     return scaled
 
 

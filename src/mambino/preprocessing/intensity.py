@@ -1,7 +1,7 @@
 """Normalisation: how the intensities of one channel become what a network expects. One function a scheme."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ def normalise(
     how: Normalise,
     inside: NDArray[np.bool_] | None = None,
     out: NDArray[np.float32] | None = None,
+    span: tuple[float, float] | None = None,
 ) -> NDArray[np.float32]:
     """Scale one channel [*s].
 
@@ -26,13 +27,14 @@ def normalise(
         how: scheme and its numbers.
         inside: [*s] the voxels to take statistics of, where `how.inside` asks for it; the others become 0.
         out: where the result goes; a new array if None.
+        span: what becomes 0 and 255 where the scheme is "range"; the extremes of the channel if None.
 
     Raises:
         DataError: the values are outside the range that the scheme was made for.
     """
     out = np.empty(channel.shape, np.float32) if out is None else out
     inside = inside if how.inside else None
-    offset, scale = _line(channel, how, inside)
+    offset, scale = _line(channel, how, inside, span)
     for rows in slabs(channel.shape):
         part = channel[rows]
         if how.scheme == "ct":
@@ -46,13 +48,24 @@ def normalise(
     return out
 
 
+def extremes(channels: Sequence[NDArray[np.float32]]) -> tuple[float, float]:
+    """Return the least and the largest value of several channels; of none (0, 0)."""
+    return (
+        min((float(channel.min()) for channel in channels), default=0.0),
+        max((float(channel.max()) for channel in channels), default=0.0),
+    )
+
+
 def _line(
-    channel: NDArray[np.float32], how: Normalise, inside: NDArray[np.bool_] | None
+    channel: NDArray[np.float32],
+    how: Normalise,
+    inside: NDArray[np.bool_] | None,
+    span: tuple[float, float] | None,
 ) -> tuple[np.float32, np.float32]:
     """Return what is subtracted from each voxel, and what it is divided by then.
 
     "ct": mean and deviation of the training set's foreground, after clipping. "zscore": the image's own, over `inside`
-    where given. "rgb": 0 and 255. "none": 0 and 1.
+    where given. "rgb": 0 and 255. "range": the least of `span`, and what makes the largest 255. "none": 0 and 1.
     """
     match how.scheme:
         case "ct":
@@ -63,6 +76,9 @@ def _line(
         case "rgb":
             _check_colours(channel)
             return np.float32(0), np.float32(255)
+        case "range":
+            low, high = span or extremes([channel])
+            return np.float32(low), np.float32(max((high - low) / 255, _SMALLEST))
         case "none":
             return np.float32(0), np.float32(1)
 

@@ -190,7 +190,8 @@ def _together(
     old = previous(folder, options)
     options = as_before(options, old)
     cases = material(work, config, options)
-    recipe = chosen_recipe(config, plan.labels, images(cases.training, config), options)
+    pretrained = folder.init.exists() if old else options.init is not None
+    recipe = chosen_recipe(config, plan.labels, images(cases.training, config), options, pretrained=pretrained)
     config = replace(config, recipe=recipe)
     with _prepared_torch(options, all_) as device:
         network = build(config.network)

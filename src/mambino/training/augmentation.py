@@ -5,16 +5,17 @@ The list and the numbers of nnU-Net (batchgeneratorsv2), and those of VM-UNet, o
 generator that is passed in. The kinds of a recipe:
 
 - "full": nnU-Net's list; a plan that mirrors along no axis limits rotations, and paired organs change their numbers.
-- "nnunet": the same as nnU-Net has it, mirrored along all axes whatever the plan says, no numbers exchanged.
+- "nnunet": the same as nnU-Net has it: turned in voxels, not in millimetres, and in a plane where the patch is thin
+  along its first axis, mirrored along all axes whatever the plan says, no numbers exchanged.
 - "light": the cheap part of it.
-- "isic": VM-UNet's for skin lesions: flips, and for half of the patches one angle that is drawn once a run.
+- "isic": VM-UNet's for skin lesions: flips, and then for half of the patches one angle that is drawn once a run.
 - "synapse": TransUNet's, Swin-Unet's and VM-UNet's for slices: half are turned by quarters and flipped, half of the
-  others turned by up to 20 degrees.
+  others turned by -20 to 19 whole degrees.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import cos, pi, sin
+from math import cos, degrees, pi, radians, sin
 from typing import Literal
 
 import torch
@@ -39,9 +40,12 @@ class Turn:
         rotate: probability of a rotation.
         angle: its limit about each axis (radians).
         scale: probability of scaling.
-        smallest, largest: how much larger structures may become.
+        smallest, largest: how much larger structures may become, or with `inverse` how much smaller.
         plane: the axes that take part: (0, 1), (1, 2) or (0, 1, 2).
         fixed: turn by this angle alone (radians), not by any up to `angle`.
+        whole: by whole degrees, as scipy's `rotate` counts them from -`angle` on, `angle` itself left out.
+        nearest: take the nearest voxel of the image, too.
+        inverse: scale where voxels are read, as nnU-Net does, and so what is seen by the inverse.
     """
 
     rotate: float
@@ -51,6 +55,9 @@ class Turn:
     largest: float
     plane: tuple[int, ...]
     fixed: float | None = None
+    whole: bool = False
+    nearest: bool = False
+    inverse: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,7 +66,7 @@ class Augmentation:
 
     Attributes:
         turn: the spatial part, if any.
-        spacing: of the voxels along the axes of a patch (mm), so that rotations are rotations.
+        spacing: of the voxels along the axes of a patch (mm), so that rotations are rotations; ones turn voxels.
         mirror: axes to mirror along, each with probability 1/2.
         swap_axis: mirroring along it exchanges the label numbers of paired organs by `swap`.
         swap: new number of each label number.
@@ -83,7 +90,7 @@ def augmentation(config: Config, labels: Labels, seed: int = 0) -> Augmentation:
     plan = config.mirror
     return Augmentation(
         turn=_turn(config, kind, seed),
-        spacing=config.spacing,
+        spacing=config.spacing if kind in {"full", "light"} else (1.0,) * config.dim,
         mirror={"full": plan, "light": plan, "nnunet": every, "isic": every, "synapse": (), "none": ()}[kind],
         swap_axis=None if kind in {"nnunet", "isic"} else config.swap_axis,
         swap=swapped_numbers(labels, config.swap),
@@ -129,8 +136,7 @@ def spatial_matrix(turn: Turn | None, spacing: Sequence[float], generator: Gener
     matrix = torch.eye(len(spacing), dtype=torch.float64)
     if rotate:
         for one, other in _planes(turn.plane):
-            angle = uniform(generator, -turn.angle, turn.angle) if turn.fixed is None else turn.fixed
-            matrix = matrix @ _rotation(len(spacing), one, other, angle)
+            matrix = matrix @ _rotation(len(spacing), one, other, _angle(turn, generator))
     if scale:
         matrix[list(turn.plane)] /= _zoom(turn, generator)
     size = torch.tensor(spacing, dtype=torch.float64)
@@ -145,9 +151,14 @@ def margins(matrix: Float[Tensor, "d d"], size: Sequence[int]) -> tuple[int, ...
 
 
 def warp(
-    image: Float[Tensor, "c *box"], labels: Int[Tensor, "*box"], matrix: Float[Tensor, "d d"], size: Sequence[int]
+    image: Float[Tensor, "c *box"],
+    labels: Int[Tensor, "*box"],
+    matrix: Float[Tensor, "d d"],
+    size: Sequence[int],
+    *,
+    nearest: bool = False,
 ) -> tuple[Float[Tensor, "c *s"], Int[Tensor, "*s"]]:
-    """Read a turned patch of `size` out of the middle of a box: image linear, labels nearest."""
+    """Read a turned patch of `size` out of the middle of a box: image linear, or `nearest` as labels are."""
     half_out = (torch.tensor(size, dtype=torch.float64) - 1) / 2
     half_in = (torch.tensor(labels.shape, dtype=torch.float64) - 1).clamp(min=1) / 2
     theta = matrix * half_out[None, :] / half_in[:, None]
@@ -157,7 +168,9 @@ def warp(
     def sample(values: Tensor, mode: Literal["bilinear", "nearest"]) -> Tensor:
         return torch.nn.functional.grid_sample(values[None], grid, mode, "border", align_corners=True)[0]
 
-    return sample(image, "bilinear"), sample(labels[None].float(), "nearest")[0].to(labels.dtype)
+    return sample(image, "nearest" if nearest else "bilinear"), sample(labels[None].float(), "nearest")[0].to(
+        labels.dtype
+    )
 
 
 def quarter_turn(
@@ -197,15 +210,28 @@ def _turn(config: Config, kind: Changes, seed: int) -> Turn | None:
     plane = _plane(config.patch, config.spacing)
     if kind == "none":
         return None
+    flat = tuple(range(config.dim))[-2:]
     if kind == "isic":
         angle = uniform(Generator().manual_seed(seed), 0.0, 2 * pi)
-        return Turn(0.5, pi, 0.0, 1.0, 1.0, plane if len(plane) == 2 else plane[1:], fixed=angle)
+        return Turn(0.5, pi, 0.0, 1.0, 1.0, flat, fixed=angle, nearest=True)
     if kind == "synapse":
-        return Turn(0.5, pi / 9, 0.0, 1.0, 1.0, plane if len(plane) == 2 else plane[1:])
-    return _nnunet_turn(config, kind, plane)
+        return Turn(0.5, pi / 9, 0.0, 1.0, 1.0, flat, whole=True, nearest=True)
+    if kind == "nnunet":
+        return _nnunet_turn(config.patch)
+    return _our_turn(config, kind, plane)
 
 
-def _nnunet_turn(config: Config, kind: Changes, plane: tuple[int, ...]) -> Turn:
+def _nnunet_turn(patch: Sequence[int]) -> Turn:
+    """Return nnU-Net 2.1.1's, `configure_rotation_dummyDA_mirroring_and_inital_patch_size`."""
+    plane, angle = tuple(range(len(patch))), pi / 6
+    if len(patch) == 2:
+        angle = pi if max(patch) <= 1.5 * min(patch) else pi / 12
+    elif max(patch) > ANISOTROPIC * patch[0]:
+        plane, angle = (1, 2), pi
+    return Turn(0.2, angle, 0.2, 0.7, 1.4, plane, inverse=True)
+
+
+def _our_turn(config: Config, kind: Changes, plane: tuple[int, ...]) -> Turn:
     sides = [config.patch[axis] for axis in plane]
     if len(plane) == 3:
         angle = pi / 12 if kind == "light" else pi / 6
@@ -243,8 +269,17 @@ def _rotation(dim: int, one: int, other: int, angle: float) -> Float[Tensor, "d 
     return matrix
 
 
+def _angle(turn: Turn, generator: Generator) -> float:
+    if turn.fixed is not None:
+        return turn.fixed
+    if turn.whole:
+        limit = round(degrees(turn.angle))
+        return radians(limit - int(2 * limit * uniform(generator)))  # scipy's rotate counts the other way
+    return uniform(generator, -turn.angle, turn.angle)
+
+
 def _zoom(turn: Turn, generator: Generator) -> float:
     """Draw a scale; growing and shrinking are equally likely, as in batchgenerators."""
-    if below(0.5, generator):
-        return uniform(generator, turn.smallest, 1.0)
-    return uniform(generator, 1.0, turn.largest)
+    low, high = (turn.smallest, 1.0) if below(0.5, generator) else (1.0, turn.largest)
+    drawn = uniform(generator, low, high)
+    return 1 / drawn if turn.inverse else drawn

@@ -184,7 +184,8 @@ def _rate(state: State, course: Course, share: float) -> float:
     With a time budget a schedule that rises again is stretched over the run, else it has its length in epochs.
     """
     recipe, of = course.config.recipe, _of(state, course)
-    progress = state.progress + share / 2 if recipe.pace == "step" else state.epoch / of
+    late = max(0.0, state.progress - share)
+    progress = {"step": state.progress + share / 2, "epoch": state.epoch / of, "late": late}[recipe.pace]
     halves = (of if course.budget is None else recipe.epochs) / recipe.period if recipe.period else 1.0
     shrink = 0.5**state.setbacks
     return shrink * rate(

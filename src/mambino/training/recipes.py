@@ -6,6 +6,7 @@ images a step, as many batches of the plan are added up as come to that number.
 """
 
 import json
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import ceil, prod
@@ -15,7 +16,7 @@ from mambino.core.options import RecipeName, TrainOptions, named_values
 from mambino.core.plan import Config
 from mambino.core.recipe import Recipe
 from mambino.core.records import dump, fields_of, from_json, parse
-from mambino.errors import Error, OptionError
+from mambino.errors import Error, MambinoWarning, OptionError
 from mambino.training.loss import check_loss
 
 
@@ -27,14 +28,18 @@ class Setting:
         config: of the network, with the plan's recipe.
         labels: of the data set.
         images: how many there are to learn from; slices, where a network sees slices of volumes.
+        pretrained: whether the network starts from another's weights.
     """
 
     config: Config
     labels: Labels
     images: int
+    pretrained: bool = False
 
 
-def chosen_recipe(config: Config, labels: Labels, images: int, options: TrainOptions) -> Recipe:
+def chosen_recipe(
+    config: Config, labels: Labels, images: int, options: TrainOptions, *, pretrained: bool = False
+) -> Recipe:
     """Return the recipe that the options ask for, their changes included.
 
     Args:
@@ -42,11 +47,13 @@ def chosen_recipe(config: Config, labels: Labels, images: int, options: TrainOpt
         labels: of the data set.
         images: how many there are to learn from; slices, where a network sees slices of volumes.
         options: `recipe`, `set`, `loss` and `class_weights` are used.
+        pretrained: whether the network starts from another's weights.
 
     Raises:
         OptionError: a value is not known or does not fit, or weights name a structure that there is not.
     """
-    recipe = config.recipe if options.recipe == "default" else RECIPES[options.recipe](Setting(config, labels, images))
+    setting = Setting(config, labels, images, pretrained)
+    recipe = config.recipe if options.recipe == "default" else RECIPES[options.recipe](setting)
     changes: dict[str, object] = dict(named_values(options.set, example="rate=0.01"))
     unknown = [name for name in changes if name not in fields_of(Recipe)]
     if unknown:
@@ -90,6 +97,8 @@ def _nnunet(setting: Setting) -> Recipe:
         epochs=1000,
         steps=250,
         average=0.0,
+        centred="last",
+        outside="background",
         augmentation="nnunet",
         batch_dice=config.dim == 2 or lower,
         clip=12.0,
@@ -123,8 +132,8 @@ def _swin_unetr(setting: Setting) -> Recipe:
 def _swin_umamba(setting: Setting) -> Recipe:
     """Swin-UMamba and its dagger variant; its scripts evaluate epochs 100, 250 and 350 of a schedule of 1000.
 
-    The dagger variant from random weights learns without deep supervision ("*" in the paper): change that with
-    `--set deep_supervision=false`.
+    The dagger variant from random weights learns without deep supervision, as it does not converge with it ("*" in
+    the paper).
     """
     return replace(
         _nnunet(setting),
@@ -136,6 +145,7 @@ def _swin_umamba(setting: Setting) -> Recipe:
         floor=1e-6,
         period=1000,
         freeze=10,
+        deep_supervision=setting.pretrained or setting.config.network.name != "swin_umamba_dagger",
     )
 
 
@@ -145,6 +155,14 @@ def _vm_unet(setting: Setting) -> Recipe:
     The rate rises and falls: half a wave lasts 50 epochs on ISIC, 100 on Synapse, of 300.
     """
     binary = len(setting.labels.names) == 1
+    scheme = next((how.scheme for how in setting.config.normalise if how.scheme != "range"), None)
+    if binary and scheme:
+        warnings.warn(
+            f"VM-UNet learnt from pictures whose values each span 0 to 255, but this plan scales them by {scheme}; for "
+            'the same, make the scheme of each channel "range" in plan.json and preprocess again',
+            MambinoWarning,
+            stacklevel=3,
+        )
     return replace(
         _passes(setting, 32),
         optimiser="adamw",
@@ -170,6 +188,7 @@ def _swin_unet(setting: Setting) -> Recipe:
         nesterov=False,
         weight_decay=1e-4,
         schedule="poly",
+        pace="late",
         epochs=150,
         augmentation="synapse",
         loss={"ce": 0.4, "squared_dice": 0.6},
@@ -184,6 +203,8 @@ def _passes(setting: Setting, batch: int) -> Recipe:
         accumulate=ceil(batch / setting.config.batch),
         average=0.0,
         foreground=0.0,
+        order="passes",
+        outside="background",
         deep_supervision=False,
         clip=0.0,
         half=False,

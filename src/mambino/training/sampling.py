@@ -4,8 +4,11 @@ Sample number j of batch number k depends on the seed, j and k alone, so that a 
 sees the batches it would have seen, however many were prepared in advance and however many processes share them.
 """
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
 from math import prod
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,6 +21,7 @@ from torch import Generator, Tensor
 from mambino.core import machine
 from mambino.core.labels import Labels
 from mambino.core.plan import Config
+from mambino.core.recipe import Recipe
 from mambino.errors import DataError, Error
 from mambino.training.augmentation import (
     Augmentation,
@@ -34,6 +38,7 @@ from mambino.training.processes import ALONE, Processes
 from mambino.training.terms import IGNORED
 from mambino.training.waiting import reading, watched
 
+_OUTSIDE = {"ignored": IGNORED, "background": 0}
 HELD_SHARE = 0.25
 """Prepared cases are kept in memory when all of them take at most this share of what is free."""
 
@@ -95,7 +100,7 @@ class Patches:
         labels: of the data set.
         patch: size in voxels.
         batch: patches in a batch, of all processes together.
-        foreground: share of patches whose centre is a voxel of a structure.
+        recipe: which patches are centred on a structure, in which order cases come, and what is outside of them.
         augmentation: what happens to them.
         seed: of everything random.
         slices: the patch is one slice of a case with one axis more.
@@ -106,7 +111,7 @@ class Patches:
     labels: Labels
     patch: tuple[int, ...]
     batch: int
-    foreground: float
+    recipe: Recipe
     augmentation: Augmentation
     seed: int
     slices: bool = False
@@ -115,35 +120,57 @@ class Patches:
     def __call__(self, number: int) -> Batch:
         """Return this process's part of batch `number`; the same number gives the same batch."""
         mine = self.processes.share(range(number * self.batch, (number + 1) * self.batch))
-        seeds = [mixed(self.seed, sample) for sample in mine]
-        images, targets = zip(*[self._draw(Generator().manual_seed(seed)) for seed in seeds], strict=True)
+        images, targets = zip(*[self._draw(sample) for sample in mine], strict=True)
         return Batch(torch.stack(images), learnable(self.labels, torch.stack(targets)))
 
-    def _draw(self, generator: Generator) -> tuple[Float[Tensor, "c *s"], Int[Tensor, "*s"]]:
-        case = self.cases[_below(len(self.cases), generator)]
+    def share(self, sample: int) -> float:
+        """Return the probability that a sample is centred on a structure; `sample` counts from the start of the run.
+
+        Where the last ones of a step are, as in nnU-Net, what counts is the place in all that the step learns from,
+        whichever process has the sample and whichever of the added batches it is in.
+        """
+        share = self.recipe.foreground
+        if self.recipe.centred == "random":
+            return share
+        size = self.batch * self.recipe.accumulate
+        return float(sample % size >= round(size * (1 - share)))
+
+    def _draw(self, sample: int) -> tuple[Float[Tensor, "c *s"], Int[Tensor, "*s"]]:
+        generator = Generator().manual_seed(mixed(self.seed, sample))
+        if self.recipe.order == "passes":
+            case, row = in_turn(self.cases, sample, self.seed, slices=self.slices)
+        else:
+            case, row = self.cases[_below(len(self.cases), generator)], None
         try:
-            return self._patch_of(case, generator)
+            return self._patch_of(case, row, self.share(sample), generator)
         except Exception as error:
             error.add_note(f"while a patch of case {case.id} was made")
             raise
 
-    def _patch_of(self, case: Readable, generator: Generator) -> tuple[Float[Tensor, "c *s"], Int[Tensor, "*s"]]:
-        size = (1, *self.patch) if self.slices else self.patch
+    def _patch_of(
+        self, case: Readable, row: int | None, share: float, generator: Generator
+    ) -> tuple[Float[Tensor, "c *s"], Int[Tensor, "*s"]]:
+        size, outside = (1, *self.patch) if self.slices else self.patch, _OUTSIDE[self.recipe.outside]
         with reading(f"case {case.id}"):
-            start = place(case, size, self.foreground, generator)
+            start = place(case, size, share, generator)
+        start = start if row is None else (row, *start[1:])
         quarters = self.augmentation.quarters > 0 and below(self.augmentation.quarters, generator)
         matrix = None if quarters else spatial_matrix(self.augmentation.turn, self.augmentation.spacing, generator)
         margin = (0,) * len(self.patch) if matrix is None else margins(matrix, self.patch)
         wide = (0, *margin) if self.slices else margin
         image, labels = read(case, [s - m for s, m in zip(start, wide, strict=True)],
-                             [s + 2 * m for s, m in zip(size, wide, strict=True)])  # fmt: skip
+                             [s + 2 * m for s, m in zip(size, wide, strict=True)], outside)  # fmt: skip
         if self.slices:
             image, labels = image[:, 0], labels[0]
-        if matrix is not None:
-            image, labels = warp(image, labels, matrix, self.patch)
+        turn, flipped = self.augmentation.turn, False
+        if turn is not None and turn.fixed is not None:  # flipped after it, some would be turned the other way
+            (image, labels), flipped = mirror(image, labels, self.augmentation, generator), True
+        if turn is not None and matrix is not None:
+            image, labels = warp(image, labels, matrix, self.patch, nearest=turn.nearest)
         if quarters:
             image, labels = quarter_turn(image, labels, generator)
-        image, labels = mirror(image, labels, self.augmentation, generator)
+        if not flipped:
+            image, labels = mirror(image, labels, self.augmentation, generator)
         return change_intensities(image, self.augmentation, generator), labels
 
 
@@ -162,7 +189,7 @@ def patches(
         labels=labels,
         patch=config.patch,
         batch=config.batch,
-        foreground=config.recipe.foreground,
+        recipe=config.recipe,
         augmentation=how,
         seed=seed,
         slices=config.slice_axis is not None,
@@ -189,8 +216,19 @@ def place(case: Readable, size: Sequence[int], foreground: float, generator: Gen
     return tuple(f + _below(t - f + 1, generator) for f, t in zip(first, last, strict=True))
 
 
-def read(case: Readable, start: Sequence[int], size: Sequence[int]) -> tuple[Float[Tensor, "c *s"], Int[Tensor, "*s"]]:
-    """Read a part of a case; outside of the case the image is zero and nothing is learnt.
+def in_turn(cases: Sequence[Readable], sample: int, seed: int, *, slices: bool) -> tuple[Readable, int | None]:
+    """Return the case, and the slice where these are seen, that a sample is of where each comes once in each pass."""
+    ends = _ends(tuple(case.shape[0] if slices else 1 for case in cases))
+    lap, position = divmod(sample, ends[-1])
+    number = _shuffled(ends[-1], mixed(seed, -1 - lap))[position]
+    chosen = bisect_right(ends, number)
+    return cases[chosen], number - (ends[chosen - 1] if chosen else 0) if slices else None
+
+
+def read(
+    case: Readable, start: Sequence[int], size: Sequence[int], outside: int = IGNORED
+) -> tuple[Float[Tensor, "c *s"], Int[Tensor, "*s"]]:
+    """Read a part of a case; outside of the case the image is zero and the label number is `outside`.
 
     Raises:
         DataError: the stored case cannot be read.
@@ -200,7 +238,7 @@ def read(case: Readable, start: Sequence[int], size: Sequence[int]) -> tuple[Flo
     image, labels = stored(case, low, high)
     inside = tuple(slice(lo - a, hi - a) for lo, hi, a in zip(low, high, start, strict=True))
     voxels = torch.zeros(image.shape[0], *size)
-    numbers = torch.full(tuple(size), IGNORED, dtype=torch.int16)
+    numbers = torch.full(tuple(size), outside, dtype=torch.int16)
     voxels[(slice(None), *inside)] = torch.from_numpy(np.ascontiguousarray(image))
     numbers[inside] = torch.from_numpy(np.ascontiguousarray(labels, dtype=np.int16))
     return voxels, numbers
@@ -222,6 +260,16 @@ def mixed(seed: int, number: int) -> int:
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         value = ((value ^ (value >> shift)) * factor) & mask
     return (value ^ (value >> 31)) >> 1
+
+
+@lru_cache(maxsize=1)
+def _ends(lengths: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(accumulate(lengths))
+
+
+@lru_cache(maxsize=2)  # batches at the end of one pass and at the start of the next are prepared at once
+def _shuffled(count: int, seed: int) -> tuple[int, ...]:
+    return tuple(torch.randperm(count, generator=Generator().manual_seed(seed)).tolist())
 
 
 def _hold(case: Readable) -> HeldCase:
