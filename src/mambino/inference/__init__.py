@@ -45,6 +45,7 @@ from mambino.inference.results import Result, beside, mask_paths, named, write_r
 from mambino.inference.uncertainty import doubt, maps
 from mambino.nn.device import choose_device, keep_allocations
 from mambino.ops.windows import Slab, Span
+from mambino.preprocessing.body import check_crop
 from mambino.preprocessing.case import Prepared, prepare, restore, restore_scores
 from mambino.weights.bundle import Bundle, digest, info, load
 
@@ -84,7 +85,7 @@ def predict(
 
     Raises:
         OptionError: bundles that do not belong together, a label that they do not know, an output that is no
-            folder, a missing device.
+            folder, a missing device, a body to be found in pictures.
         WeightsError: a bundle cannot be used.
         DataError, FileFormatError: none of the inputs is an image to segment; the first says why.
         FileFormatError: the output folder cannot be written to, or the disk is full.
@@ -99,6 +100,7 @@ def predict(
     header, *_ = (common_header(group) for group in groups)
     files = tuple(path for group in groups for path in group)
     check_cleaning(options, header.labels)
+    check_crop(options.crop, header.config)
     cases, problems = find_images(_paths(inputs), len(header.channels))
     masks = mask_paths(cases, folder, options.format)
     before = entries_in(folder)
@@ -203,7 +205,7 @@ def _segment(
         headers=options.format != "mask",
         room=room,
     )
-    prepared = prepare(given.image, config, room or in_memory)
+    prepared = prepare(given.image, config, room or in_memory, options.crop)
 
     def run(within: Span | None) -> Iterable[Slab]:
         return logits(ensemble, prepared.array, options, device, within)
