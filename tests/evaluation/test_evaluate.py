@@ -14,10 +14,11 @@ from PIL import Image as Picture
 
 from mambino import evaluation
 from mambino.core import records
-from mambino.core.options import EvaluateOptions
+from mambino.core.options import EvaluateOptions, PredictOptions
 from mambino.core.report import Report
 from mambino.errors import DataError, FileFormatError, OptionError
 from mambino.evaluation import evaluate
+from mambino.inference.ledger import Doubt, Entry, Predictions
 from tests.datasets import write_pictures, write_volumes
 from tests.places import DATA, needs_shared
 
@@ -119,6 +120,25 @@ def test_missing_and_extra_predictions_are_named(tmp_path):
     assert "2 of 3 cases have no prediction" in text
     assert "case_00, case_01" in text
     assert "1 prediction has no truth" in text
+
+
+def test_what_the_model_said_of_its_masks_stands_on_the_page(tmp_path):
+    data = write_volumes(tmp_path, training=3)
+    made = shifted(data / "labelsTr", tmp_path / "made")
+    doubts = (Doubt(entropy=0.5, expected_dice=0.28125, trusted=False), Doubt(entropy=0.1, expected_dice=0.90625), None)
+    entries = tuple(Entry(case=f"case_0{i}", status="made", doubt=doubt) for i, doubt in enumerate(doubts))
+    options = PredictOptions(uncertainty=True)
+    records.write(Predictions(bundles=("ab",), options=options, versions={}, entries=entries), made / "predict.json")
+    report = evaluate(made, data / "labelsTr", tmp_path / "report")
+    assert report.doubtful == ("case_00",)
+    assert [(expected.case, expected.dice) for expected in report.expected] == [
+        ("case_00", 0.28125),
+        ("case_01", 0.90625),
+    ]
+    assert records.read(Report, tmp_path / "report" / "report.json") == report
+    text = (tmp_path / "report" / "report.html").read_text()
+    for words in ("said of 1 of 3 cases not to trust", "0.281", "0.906", "do not trust"):
+        assert words in text
 
 
 def test_pictures_are_measured_in_pixels_and_the_page_says_so(tmp_path):

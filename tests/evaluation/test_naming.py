@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 
+from mambino.core.report import Expected
 from mambino.errors import DataError, FileFormatError
 from mambino.evaluation.naming import declared, find_model
 from mambino.evaluation.pairing import Pair
@@ -89,7 +90,7 @@ def test_a_bad_description_is_named(tmp_path, text, message):
 
 
 def test_a_model_is_known_by_its_record(tmp_path):
-    assert find_model(tmp_path, ["a"]) == (None, ())
+    assert find_model(tmp_path, ["a"]) == (None, (), ())
     entries = [{"case": "a", "made_by": "x"}, {"case": "b", "made_by": "x"}, {"case": "z", "made_by": "y"}]
     record = {
         "bundles": ["ab12"],
@@ -98,22 +99,52 @@ def test_a_model_is_known_by_its_record(tmp_path):
         "entries": entries,
     }
     (tmp_path / "predict.json").write_text(json.dumps(record))
-    model, notes = find_model(tmp_path, ["a", "b"])
-    assert (model.bundles, model.networks, notes) == (("ab12",), ("unet",), ())
+    model, expected, notes = find_model(tmp_path, ["a", "b"])
+    assert (model.bundles, model.networks, expected, notes) == (("ab12",), ("unet",), (), ())
     assert model.options == {"mirror": "yes", "overlap": "0.5"}
 
 
 def test_masks_of_another_origin_are_told(tmp_path):
     entries = [{"case": "a", "made_by": "x"}, {"case": "b", "made_by": "y"}, {"case": "c", "made_by": ""}]
     (tmp_path / "predict.json").write_text(json.dumps({"bundles": ["x"], "options": {}, "entries": entries}))
-    _, notes = find_model(tmp_path, ["a", "b", "c", "d"])
+    _, _, notes = find_model(tmp_path, ["a", "b", "c", "d"])
     assert notes[0] == "2 of 4 predictions were not made by the model named here."
     assert "several models" in notes[1]
 
 
+def test_how_sure_the_model_was_is_known_of_masks_that_are_still_its_own(tmp_path):
+    entries = [
+        {"case": case, "status": status, "doubt": {"entropy": 0.1, "expected_dice": 0.75, "dice_at_least": 0.5, **more}}
+        for case, status, more in (
+            ("a", "made", {"trusted": False}),
+            ("b", "kept", {"trusted": True}),
+            ("c", "untouched", {"trusted": False}),
+            ("d", "failed", {"trusted": False}),
+            ("e", "made", {"expected_dice": None, "dice_at_least": None}),
+            ("elsewhere", "made", {"trusted": False}),
+        )
+    ]
+    entries.append({"case": "f", "status": "made", "doubt": None})
+    (tmp_path / "predict.json").write_text(json.dumps({"bundles": ["x"], "options": {}, "entries": entries}))
+    _, expected, _ = find_model(tmp_path, list("abcdefg"))
+    assert expected == (
+        Expected(case="a", dice=0.75, at_least=0.5, trusted=False),
+        Expected(case="b", dice=0.75, at_least=0.5, trusted=True),
+        Expected(case="e"),
+    )
+
+
 @pytest.mark.parametrize(
     "content",
-    ['{"entries": 1}', '{"entries": [1]}', '{"entries": [], "options": 3}', '{"entries": [], "bundles": 0.5}'],
+    [
+        '{"entries": [{"case": "a", "status": "made", "doubt": 1}]}',
+        '{"entries": [{"case": "a", "status": "made", "doubt": {"expected_dice": "x"}}]}',
+        '{"entries": [{"case": "a", "status": "made", "doubt": {"dice_at_least": 1e999}}]}',
+        '{"entries": 1}',
+        '{"entries": [1]}',
+        '{"entries": [], "options": 3}',
+        '{"entries": [], "bundles": 0.5}',
+    ],
 )
 def test_a_record_of_predictions_of_another_shape_is_refused(tmp_path, content):
     (tmp_path / "predict.json").write_text(content)

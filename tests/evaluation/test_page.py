@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from mambino.core.options import EvaluateOptions
-from mambino.core.report import Candidate, Choice, Model, Score
+from mambino.core.report import Candidate, Choice, Expected, Model, Score
 from mambino.errors import FileFormatError
 from mambino.evaluation.page import page, read_curves
 from mambino.evaluation.report import assemble
@@ -46,6 +46,25 @@ def test_the_page_says_which_network_was_chosen_from_which(cases, made_by):
         assert shown in text
     assert ("0.125" in text) == (cases == "test")
     assert ("This network was not chosen: unet was" in text) == (made_by != "2d-unet")
+
+
+def test_the_page_says_which_masks_the_model_itself_did_not_trust():
+    scores = tuple(Score(case=case, label="x", found="both", dice=0.5) for case in "abc")
+    sure = (Expected(case="a", dice=0.875, at_least=0.8125, trusted=True), Expected(case="b", dice=0.25, trusted=False))
+    text = page(assemble(scores, ["x"], EvaluateOptions(), expected=sure), [], [])
+    rows = dict(zip("abc", text.split("<h2>All cases</h2>")[1].split("<tr>")[2:], strict=True))
+    assert "said of 1 of 3 cases not to trust its mask:</b>\n      b." in text
+    assert "0.875" in rows["a"]
+    assert "at least 0.812" in rows["a"]
+    assert "0.250" in rows["b"]
+    assert [case for case in "abc" if "do not trust" in rows[case]] == ["b"]
+    assert "<dt>Expected Dice</dt>" in text
+
+
+def test_a_page_of_masks_that_nobody_doubted_has_no_word_of_it():
+    text = page(assemble((Score(case="a", label="x", found="both", dice=0.5),), ["x"], EvaluateOptions()), [], [])
+    assert "Expected" not in text
+    assert "trust" not in text
 
 
 def test_missed_structures_are_counted_beside_the_distance():

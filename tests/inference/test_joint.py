@@ -77,7 +77,7 @@ def test_disagreement_between_configurations_is_what_uncertainty_tells(image, re
 
 def test_mapped_files_and_parts_change_no_voxel(image, record, tmp_path, monkeypatch):
     predict(record, image, tmp_path / "out")
-    monkeypatch.setattr(inference, "fits", lambda *_: False)
+    monkeypatch.setattr("mambino.inference.case.fits", lambda *_: False)
     monkeypatch.setattr("mambino.inference.joint.parts_of", lambda p, *_: halves(p.cropped.shape[1:]))
     predict(record, image, tmp_path / "again")
     first, again = (read_labels(tmp_path / x / "a.nii.gz", LABELS).array for x in ("out", "again"))

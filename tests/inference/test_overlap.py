@@ -39,7 +39,7 @@ def test_the_next_item_is_read_while_the_caller_works_on_this_one():
 
 def test_items_that_may_not_be_beside_others_are_read_when_their_turn_comes():
     begun = []
-    for name, _ in read_ahead("abLcd", lambda name: begun.append(name), lambda name: name != "L"):
+    for name, _ in read_ahead("abLcd", begun.append, lambda name: name != "L"):
         if name in "bL":  # neither L beside b, nor c beside L
             assert begun[-1] == name
     assert begun == list("abLcd")
@@ -68,9 +68,14 @@ def test_what_writing_raises_comes_with_the_next_thing_to_write():
         raise OSError("full")
 
     done = []
-    with pytest.raises(OSError, match="full"), writer() as write:
-        write.later(full)
-        write.later(lambda: done.append(1))
+
+    def told():
+        with writer() as write:
+            write.later(full)
+            write.later(lambda: done.append(1))
+
+    with pytest.raises(OSError, match="full"):
+        told()
     assert done == []
 
 

@@ -169,7 +169,7 @@ def test_probabilities_of_a_picture_are_an_npz(tmp_path):
 def test_what_was_made_is_kept_and_costs_nothing(tmp_path, model, images, monkeypatch):
     predict(model, images, tmp_path / "out")
     before = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").glob("*.nii.gz")}
-    monkeypatch.setattr(inference, "load", None)
+    monkeypatch.setattr("mambino.inference.case.load", None)
     again = predict(model, images, tmp_path / "out", PredictOptions(device="cpu", threads=1))
     assert set(statuses(again).values()) == {"kept"}
     assert before == {file: file.stat().st_mtime_ns for file in (tmp_path / "out").glob("*.nii.gz")}
@@ -374,7 +374,7 @@ def test_an_image_is_never_replaced_by_its_mask(tmp_path, model):
 
 
 def test_a_folder_that_cannot_be_written_to_is_refused_before_the_network_runs(tmp_path, model, monkeypatch):
-    monkeypatch.setattr(inference, "load", None)
+    monkeypatch.setattr("mambino.inference.case.load", None)
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(FileFormatError, match=r"predict.json cannot be written"):
         predict(model, volume(tmp_path / "scan.nii.gz"), tmp_path / "file" / "out")
@@ -386,7 +386,7 @@ def test_a_read_only_folder_is_refused_before_the_network_runs(tmp_path, model, 
     def refuse(**_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(inference, "load", None)
+    monkeypatch.setattr("mambino.inference.case.load", None)
     monkeypatch.setattr("tempfile.mkstemp", refuse)  # the superuser, who may run this, may write anywhere
     with pytest.raises(FileFormatError, match=r"predict.json cannot be written: Permission denied"):
         predict(model, image, tmp_path / "out")

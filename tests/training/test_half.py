@@ -66,7 +66,7 @@ def test_bfloat16_itself_agrees_nearly():
 @pytest.mark.parametrize(("steps", "count"), [(1000, half.CASES), (30, 1), (5, 0)])
 def test_no_more_is_compared_than_a_share_of_what_was_learnt(monkeypatch, steps, count):
     seen = []
-    monkeypatch.setattr(half, "stored", lambda case, *given: seen.append(case.id) or (case.image, case.labels))
+    monkeypatch.setattr(half, "stored", lambda case, *_: seen.append(case.id) or (case.image, case.labels))
     cases = [case((20, 18), seed) for seed in range(8)]  # four windows each; two patches a step
     found = agreement(bundle(steps), cases, CPU)
     assert len(seen) == count

@@ -144,9 +144,8 @@ def show_speed(entries: Sequence["Entry"], seconds: float) -> None:
     precision = " and ".join(sorted({entry.precision for entry in made}))
     rate = sum(entry.voxels for entry in made) / seconds / 1e6
     what = f"{len(made)} images" if len(made) > 1 else "1 image"
-    console.say(
-        f"{what} in {seconds:.1f} s: {seconds / len(made):.2f} s an image, {rate:.3g} million voxels a second, {precision}"
-    )
+    each = f"{seconds / len(made):.2f} s an image, {rate:.3g} million voxels a second"
+    console.say(f"{what} in {seconds:.1f} s: {each}, {precision}")
 
 
 def show_calibration(found: "Calibration") -> None:

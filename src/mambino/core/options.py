@@ -211,6 +211,7 @@ class PredictOptions:
     Attributes:
         mirror: average over mirrored inputs along the axes that the bundle allows.
         overlap: of neighbouring windows, as a share of the patch.
+        crop: "body" lays windows only over the box round the body in a volume; all else is background.
         probabilities: write class probabilities beside the masks.
         uncertainty: write maps of the entropy and, of several bundles or with `mirror`, of the mutual information.
         largest: names of structures of which the largest piece alone is kept, or "all".
@@ -230,6 +231,7 @@ class PredictOptions:
 
     mirror: bool = False
     overlap: Annotated[float, Ge(0), Le(0.9)] = 0.5
+    crop: Literal["none", "body"] = "none"
     probabilities: bool = False
     uncertainty: bool = False
     largest: tuple[str, ...] = ()

@@ -134,6 +134,23 @@ class Model:
 
 
 @record
+class Expected:
+    """How sure the model was of a case, before anybody knew the truth, as `predict.json` beside its mask says.
+
+    Attributes:
+        case: which.
+        dice: that the probabilities expect; None where no structure was found.
+        at_least: the Dice of nine in ten cases like those the model was calibrated on; None where it was not.
+        trusted: False where the expected Dice is below that of nine in ten of those cases; None where that is unknown.
+    """
+
+    case: str
+    dice: float | None = None
+    at_least: float | None = None
+    trusted: bool | None = None
+
+
+@record
 class Candidate:
     """A network that was trained for a choice.
 
@@ -218,6 +235,7 @@ class Report:
         unit: of distances, "mm" or "pixel", or both where cases differ.
         scores: one a case and label.
         summary: one a label in the order of the labels, then all labels together where there are several.
+        expected: how sure the model was of each case, where it was asked.
         missing: cases with a truth and without a prediction; they are in no mean.
         extra: predictions without a truth.
         notes: what a reader must know besides.
@@ -234,11 +252,17 @@ class Report:
     unit: str
     scores: tuple[Score, ...]
     summary: tuple[Summary, ...]
+    expected: tuple[Expected, ...] = ()
     missing: tuple[str, ...] = ()
     extra: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     definitions: dict[str, str]
     versions: dict[str, str]
+
+    @property
+    def doubtful(self) -> tuple[str, ...]:
+        """The cases compared whose masks the model itself said not to trust."""
+        return tuple(expected.case for expected in self.expected if expected.trusted is False)
 
     @property
     def cases(self) -> tuple[str, ...]:

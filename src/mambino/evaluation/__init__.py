@@ -56,9 +56,11 @@ def evaluate(
     pairs, missing, extra = pair_up(predictions, truth)
     known = declared(options.labels, truth, pairs)
     training = read_curves(options.curves) if options.curves else ()
-    model, notes = find_model(predictions, [pair.case for pair in pairs])
+    model, expected, notes = find_model(predictions, [pair.case for pair in pairs])
     scores = _score(pairs, known, options, progress)
-    report = assemble(scores, tuple(known.structures.labels.names), options, dataset=known.dataset, model=model)
+    report = assemble(
+        scores, tuple(known.structures.labels.names), options, dataset=known.dataset, model=model, expected=expected
+    )
     report = replace(report, missing=missing, extra=extra, notes=notes + report.notes)
     report = replace(report, choice=choice.scored(report.dice) if choice else None)
     shown = [(rank, _draw(pair, known, options)) for rank, pair in _chosen(report, pairs)]

@@ -7,7 +7,7 @@ from typing import Any
 
 from mambino.core import records
 from mambino.core.plan import Plan
-from mambino.core.report import Model
+from mambino.core.report import Expected, Model
 from mambino.errors import DataError, FileFormatError
 from mambino.evaluation.pairing import Pair, Structures
 from mambino.imageio.description import describe
@@ -50,19 +50,21 @@ def declared(given: Path | None, truth: Path, pairs: Sequence[Pair]) -> Declared
     return _described(given)
 
 
-def find_model(predictions: Path, cases: Sequence[str]) -> tuple[Model | None, tuple[str, ...]]:
-    """Return what made the predictions of `cases`, and what a reader must know of it.
+def find_model(predictions: Path, cases: Sequence[str]) -> tuple[Model | None, tuple[Expected, ...], tuple[str, ...]]:
+    """Return what made the predictions of `cases`, how sure it was of each, and what a reader must know of it.
 
-    Both come from the record that `predict` leaves beside its masks; without one there is nothing to tell.
+    All come from the record that `predict` leaves beside its masks; without one there is nothing to tell.
 
     Raises:
         FileFormatError: the record is damaged.
     """
     path = predictions / "predict.json"
     if not path.is_file():
-        return None, ()
+        return None, (), ()
+    made = _json(path)
     try:
-        return _model(_json(path), cases)
+        model, notes = _model(made, cases)
+        return model, _expected(made, cases), notes
     except (TypeError, KeyError, AttributeError):
         raise FileFormatError(f"{path} is no record of predictions", "predict again, or remove it") from None
 
@@ -79,6 +81,29 @@ def _model(made: dict[str, Any], cases: Sequence[str]) -> tuple[Model, tuple[str
     options = {name.replace("_", " "): _said(value) for name, value in made.get("options", {}).items()}
     bundles, networks = tuple(made.get("bundles", ())), tuple(made.get("networks", ()))
     return Model(bundles=bundles, networks=networks, options=options), tuple(notes)
+
+
+def _expected(made: dict[str, Any], cases: Sequence[str]) -> tuple[Expected, ...]:
+    """Leave out masks that have changed since, of which the record knows no more than that they are there."""
+    entries = {entry["case"]: entry for entry in made.get("entries", ()) if entry.get("status") in {"made", "kept"}}
+    doubts = {case: entries[case]["doubt"] for case in cases if entries.get(case, {}).get("doubt")}
+    return tuple(
+        Expected(
+            case=case,
+            dice=_number(doubt.get("expected_dice")),
+            at_least=_number(doubt.get("dice_at_least")),
+            trusted=None if doubt.get("trusted") is None else bool(doubt["trusted"]),
+        )
+        for case, doubt in doubts.items()
+    )
+
+
+def _number(value: object) -> float | None:
+    if value is None:
+        return None
+    if not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise TypeError(value)
+    return float(value)
 
 
 def _said(value: object) -> str:

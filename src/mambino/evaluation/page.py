@@ -47,6 +47,7 @@ def page(report: Report, overlays: Sequence[tuple[str, Overlay]], training: Sequ
         overlays=overlays,
         colours=dict(zip(labels, colours(len(labels)), strict=True)),
         all_labels=ALL,
+        expected={expected.case: expected for expected in report.expected},
         training=[curves([line], line.name) for line in training],
         unbounded={"hd95"},
         clinical=NOT_FOR_CLINICAL_USE,

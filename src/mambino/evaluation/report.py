@@ -8,7 +8,7 @@ from importlib.metadata import version
 from mambino.core.options import EvaluateOptions
 from mambino.core.provenance import versions
 from mambino.core.records import fields_of
-from mambino.core.report import Model, Report, Score
+from mambino.core.report import Expected, Model, Report, Score
 from mambino.evaluation.statistics import by_case, summarise
 
 _FEW = 50  # cases below which an interval of the mean is only approximate
@@ -19,6 +19,10 @@ _SURFACES = {
     "surfel": "The surface of a mask passes between voxel centres; each piece counts by its area, or by its length in "
     "2D (as in DeepMind's surface-distance).",
 }
+_EXPECTED = (
+    "What the model's own probabilities expected of a case before its truth was known; below, what nine in ten cases "
+    "like those it was calibrated on reach. Do not trust: it expected more of nine in ten of those cases."
+)
 _OTHER = {"voxel": "surfel", "surfel": "voxel"}
 
 
@@ -29,6 +33,7 @@ def assemble(
     *,
     dataset: str = "",
     model: Model | None = None,
+    expected: tuple[Expected, ...] = (),
 ) -> Report:
     """Sum up the scores of all cases."""
     units = sorted({score.unit for score in scores})
@@ -42,7 +47,8 @@ def assemble(
         scores=scores,
         summary=summarise(scores, labels),
         notes=_notes(len({score.case for score in scores}), units),
-        definitions=definitions(options, unit),
+        expected=expected,
+        definitions=definitions(options, unit) | ({"Expected Dice": _EXPECTED} if expected else {}),
         versions={**versions(), "scipy": version("scipy")},
     )
 

@@ -17,26 +17,17 @@ from mambino.core.machine import cores
 from mambino.core.options import PredictOptions, Progress, silent
 from mambino.core.provenance import versions
 from mambino.core.records import checked, replacing, write
-from mambino.core.scratch import Room as Room
-from mambino.core.scratch import in_memory as in_memory
-from mambino.core.scratch import on_disk as on_disk
 from mambino.core.threads import limited
 from mambino.errors import DataError, Error, OptionError
 from mambino.imageio import SUFFIXES, suffix
 from mambino.imageio.dicom.concepts import read_codes
-from mambino.imageio.inputs import Input as Input
 from mambino.imageio.inputs import find_images
-from mambino.imageio.inputs import read_input as read_input
 from mambino.imageio.pairing import Problem
 from mambino.inference.case import Desk, read_case, segment_case, set_up
 from mambino.inference.cleaning import check_cleaning
 from mambino.inference.elsewhere import Order, Parked, predict_elsewhere
 from mambino.inference.ensemble import common_header
-from mambino.inference.ensemble import logits as logits
-from mambino.inference.ensemble import mean as mean
-from mambino.inference.ensemble import members as members
 from mambino.inference.joint import Groups, expanded
-from mambino.inference.joint import segment_jointly as segment_jointly
 from mambino.inference.ledger import (
     NAME,
     Entry,
@@ -48,28 +39,12 @@ from mambino.inference.ledger import (
     merged,
     settled,
 )
-from mambino.inference.memory import SMALL as SMALL
-from mambino.inference.memory import allowance as allowance
-from mambino.inference.memory import fits as fits
-from mambino.inference.memory import parts_of as parts_of
 from mambino.inference.memory import size_of
-from mambino.inference.memory import small as small
-from mambino.inference.memory import stored as stored
 from mambino.inference.overlap import read_ahead, writer
-from mambino.inference.precision import choose_precision as choose_precision
 from mambino.inference.results import Result, beside, mask_paths, named, write_result
-from mambino.inference.uncertainty import doubt as doubt
-from mambino.inference.uncertainty import maps as maps
 from mambino.nn.device import choose_device, keep_allocations
-from mambino.ops.windows import Slab as Slab
-from mambino.ops.windows import Span as Span
-from mambino.preprocessing.case import Prepared as Prepared
-from mambino.preprocessing.case import prepare as prepare
-from mambino.preprocessing.case import restore as restore
-from mambino.preprocessing.case import restore_scores as restore_scores
-from mambino.weights.bundle import Bundle as Bundle
+from mambino.preprocessing.body import check_crop
 from mambino.weights.bundle import digest, info
-from mambino.weights.bundle import load as load
 
 
 def predict(
@@ -107,7 +82,7 @@ def predict(
 
     Raises:
         OptionError: bundles that do not belong together, a label that they do not know, an output that is no
-            folder, a missing device.
+            folder, a missing device, a body to be found in pictures.
         WeightsError: a bundle cannot be used.
         DataError, FileFormatError: none of the inputs is an image to segment; the first says why.
         FileFormatError: the output folder cannot be written to, or the disk is full.
@@ -122,6 +97,7 @@ def predict(
     header, *_ = (common_header(group) for group in groups)
     files = tuple(path for group in groups for path in group)
     check_cleaning(options, header.labels)
+    check_crop(options.crop, header.config)
     cases, problems = find_images(_paths(inputs), len(header.channels))
     masks = mask_paths(cases, folder, options.format)
     before = entries_in(folder)

@@ -82,7 +82,9 @@ def read_case(case: Case, desk: Desk) -> Ready:
         room = stack.enter_context(room_for(case, desk.folder, options, desk.more))
         headers = options.format != "mask"
         given = read_input(case, bundle.channels, "the bundle takes", series=options.series, headers=headers, room=room)
-        prepared = prepare(given.image, bundle.config, room or in_memory) if len(desk.ensembles) == 1 else None
+        prepared = (
+            prepare(given.image, bundle.config, room or in_memory, options.crop) if len(desk.ensembles) == 1 else None
+        )
     except Error as error:
         return Ready(error, None, room, stack.close, time.perf_counter() - begin)
     except BaseException:

@@ -64,12 +64,12 @@ def probabilities(
     Args:
         image: with the channels of the bundles.
         bundles: that look at images in one way, on `device`.
-        options: mirror, overlap, precision and memory are used.
+        options: mirror, overlap, crop, precision and memory are used.
         device: where the networks are.
         room: for arrays of the size of the image.
     """
     config, labels = bundles[0].config, bundles[0].labels
-    prepared = prepare(image, config, room or in_memory)
+    prepared = prepare(image, config, room or in_memory, options.crop)
     parts = parts_of(prepared, bundles, allowance(options.memory), options.overlap) if device.type == "cpu" else []
 
     def run(within: Span | None) -> Iterable[Slab]:

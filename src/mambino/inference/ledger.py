@@ -113,6 +113,7 @@ class Predictions:
                 else []
             ),
             *(["uncertainty"] if options.uncertainty else []),
+            *([f"crop {options.crop}"] if options.crop != "none" else []),
             *([] if options.format == "mask" else [options.format, sorted((self.codes or {}).items())]),
         ]
         return hashlib.sha256(repr(words).encode()).hexdigest()

@@ -2,6 +2,7 @@
 
 `prepare` turns, crops, normalises and resamples, in this order (nnU-Net's); `restore` undoes it from
 the last to the first: resample the scores, take a label for each voxel, put the box back, turn back.
+A box round the body is cut out after normalising, so that what is left has the intensities it has without.
 """
 
 import hashlib
@@ -23,6 +24,7 @@ from mambino.core.scratch import Room, copied, in_memory, slabs
 from mambino.errors import DataError, ShapeError
 from mambino.ops.resample import inputs_of, resize, resize_labels, resize_scores
 from mambino.ops.windows import Slab, Span
+from mambino.preprocessing.body import Box, Crop, body_box
 from mambino.preprocessing.intensity import extremes, normalise
 from mambino.preprocessing.reduction import largest, painted, reduce_scores, sigmoid, smallest_type, softmax
 
@@ -44,7 +46,7 @@ class Prepared:
         array: [c, *s] float32, contiguous. For slices of a volume [c, slices, y, x].
         image: the grid of the image as it was given.
         turned: after turning to the recorded orientation and moving the slice axis to the front.
-        cropped: after cutting away the border of zeros.
+        cropped: after cutting away the border of zeros, and what is not in the box round the body.
         grid: after resampling; that of `array`.
         order: how the axes of the image were transposed.
         flips: which of the transposed axes were then read backwards.
@@ -61,13 +63,14 @@ class Prepared:
     start: tuple[int, ...]
 
 
-def prepare(image: Image, config: Config, room: Room = in_memory) -> Prepared:
+def prepare(image: Image, config: Config, room: Room = in_memory, crop: Crop = "none") -> Prepared:
     """Turn, crop, normalise and resample an image.
 
     Args:
         image: is not changed.
         config: how.
         room: for arrays of the size of the image; beside them, parts of `scratch.SLAB` voxels are in memory.
+        crop: "body" leaves only the box round the body in a volume.
 
     Raises:
         DataError: the image has another number of channels or axes than the configuration, voxels
@@ -82,8 +85,12 @@ def prepare(image: Image, config: Config, room: Room = in_memory) -> Prepared:
     array = _float32(seen, room)
     _check_finite(array, image.array)
     start, shape = _box(array) if config.crop else ((0,) * turned.dim, turned.shape)
-    cropped = turned.crop(start, shape)
     array = _normalised(_part(array, start, shape), config, room)
+    if crop == "body":
+        inner, shape = _inside(_turned_box(body_box(image, config.normalise), image.grid, order, flips), (start, shape))
+        array = _part(array, inner, shape)
+        start = tuple(a + b for a, b in zip(start, inner, strict=True))
+    cropped = turned.crop(start, shape)
     grid = cropped.resample(_new_shape(cropped, config))
     how = config.resample
     array = resize(
@@ -94,7 +101,8 @@ def prepare(image: Image, config: Config, room: Room = in_memory) -> Prepared:
         separate_order=how.separate_order,
         room=room,
     )
-    return Prepared(np.ascontiguousarray(array), image.grid, turned, cropped, grid, order, flips, start)
+    array = array if array.flags.c_contiguous else copied(array, np.float32, room)
+    return Prepared(array, image.grid, turned, cropped, grid, order, flips, start)
 
 
 def prepare_labels(segmentation: Segmentation, prepared: Prepared, config: Config) -> NDArray[np.int16]:
@@ -277,6 +285,25 @@ def _box(array: NDArray[np.float32]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     if not places[0].size:
         return (0,) * len(used), array.shape[1:]
     return tuple(int(p[0]) for p in places), tuple(int(p[-1]) + 1 - int(p[0]) for p in places)
+
+
+def _turned_box(box: Box, grid: Grid, order: tuple[int, ...], flips: tuple[int, ...]) -> Box:
+    """Return where a box of the image lies after turning."""
+    start, shape = box
+    back = [size - first - count for size, first, count in zip(grid.shape, start, shape, strict=True)]
+    firsts = tuple(back[axis] if place in flips else start[axis] for place, axis in enumerate(order))
+    return firsts, tuple(shape[axis] for axis in order)
+
+
+def _inside(box: Box, outer: Box) -> Box:
+    """Return the part of a box that another one holds, counted from there; all of the other where they do not meet."""
+    low = tuple(max(a, b) for a, b in zip(box[0], outer[0], strict=True))
+    high = tuple(min(a + n, b + m) for a, n, b, m in zip(*box, *outer, strict=True))
+    if any(h <= a for a, h in zip(low, high, strict=True)):
+        return (0,) * len(low), outer[1]
+    return tuple(a - b for a, b in zip(low, outer[0], strict=True)), tuple(
+        h - a for a, h in zip(low, high, strict=True)
+    )
 
 
 def _part(array: NDArray[Any], start: tuple[int, ...], shape: tuple[int, ...]) -> NDArray[Any]:
