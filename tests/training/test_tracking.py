@@ -11,22 +11,24 @@ import pytest
 
 from mambino.cli.app import main
 from mambino.core.options import TrainOptions
-from mambino.core.records import record
+from mambino.core.records import record, write
 from mambino.errors import FileFormatError, MambinoWarning, MissingExtraError
+from mambino.preprocessing.store import Store
 from mambino.training import tracking, train
 from mambino.training.pretraining import pretrain
 from mambino.training.tracking import SILENT, numbers_of, plain, tracked
 from tests.training.test_pretraining import SHORT as LESSON
 from tests.training.test_pretraining import folder as folder  # noqa: PLC0414 - a fixture
-from tests.training.test_training import SHORT, lines
+from tests.training.test_training import SHORT, lines, planned
 from tests.training.test_training import work as work  # noqa: PLC0414 - a fixture
+from tests.training.toys import case
 
 
 class Server:
     """Stands in for MLflow and Weights & Biases: keeps what is sent."""
 
     def __init__(self):
-        self.runs, self.fails = {}, False
+        self.runs, self.titles, self.fails = {}, [], False
 
     def modules(self):
         tracking, mlflow, wandb = ModuleType("mlflow.tracking"), ModuleType("mlflow"), ModuleType("wandb")
@@ -50,7 +52,8 @@ class Server:
 
     def init(self, **given):
         assert given["resume"] == "allow"
-        assert given["settings"] == SILENT
+        assert given["settings"] == {**SILENT, "init_timeout": tracking.PATIENCE / 2}
+        self.titles.append(given["name"])
         run = given["id"] or self.begun(given["config"])
         return SimpleNamespace(
             id=run, log=lambda numbers, step: self.sent(run, numbers, step), finish=lambda: self.ended(run)
@@ -69,7 +72,9 @@ class Client:
     def create_experiment(self, _name):
         return "1"
 
-    def create_run(self, _experiment, **_named):
+    def create_run(self, _experiment, **named):
+        assert set(named) == {"run_name"}
+        self.server.titles.append(named["run_name"])
         return SimpleNamespace(info=SimpleNamespace(run_id=self.server.begun({})))
 
     def log_batch(self, run, metrics=(), params=()):
@@ -181,6 +186,98 @@ def test_a_tracker_that_does_not_answer_is_let_go(tmp_path, server, monkeypatch)
     answer.set()
 
 
+def test_a_tracker_that_hangs_when_it_begins_costs_its_patience_and_no_other_tracker(tmp_path, server, monkeypatch):
+    answer = threading.Event()
+    monkeypatch.setattr(tracking, "PATIENCE", 5.0)
+    monkeypatch.setattr(server, "init", lambda **_: answer.wait(60))
+    sys.modules["wandb"].init = server.init
+    with (  # noqa: PT031
+        pytest.warns(
+            MambinoWarning, match="nothing more is sent to wandb: no answer for 5 s; log.jsonl goes on"
+        ) as seen,
+        tracked(("wandb", "mlflow"), tmp_path, "title", {}) as tell,
+    ):
+        tell(epoch(1))
+        tell(epoch(2))
+    assert not answer.is_set()
+    answer.set()
+    assert len(seen) == 1
+    (run,) = server.runs.values()
+    assert run["sent"] == [(1, {"loss": 0.5}), (2, {"loss": 0.5})]
+    assert list(json.loads((tmp_path / "tracking.json").read_text())["ids"]) == ["mlflow"]
+
+
+@pytest.mark.parametrize("moment", ["begins", "ends"])
+def test_a_run_whose_tracker_hangs_has_its_log_and_its_model(work, server, monkeypatch, moment):
+    answer = threading.Event()
+    monkeypatch.setattr(tracking, "PATIENCE", 1.0)
+    if moment == "begins":
+        sys.modules["wandb"].init = lambda **_: answer.wait(60)
+    else:
+        monkeypatch.setattr(server, "ended", lambda *_: answer.wait(60))
+    with pytest.warns(MambinoWarning, match="nothing more is sent to wandb: no answer for 1 s") as seen:
+        model = train(work, replace(SHORT, log_to=("wandb",)))
+    assert not answer.is_set()
+    answer.set()
+    assert len([w for w in seen if "nothing more" in str(w.message)]) == 1
+    assert model.exists()
+    assert len(lines(work / "runs" / "2d-unet-0")) == 2
+
+
+def test_a_tracker_that_fails_in_mid_run_keeps_what_it_has_and_is_told_again_when_the_run_goes_on(
+    work, server, monkeypatch
+):
+    def fail_from_the_third_epoch_on(run, numbers, step):
+        if run == "id0" and step > 2 * an_epoch:
+            raise ConnectionError("the server is away")
+        Server.sent(server, run, numbers, step)
+
+    an_epoch = planned().configs["2d-unet"].recipe.steps
+    options = replace(SHORT, log_to=("wandb", "mlflow"), epochs=4)
+    monkeypatch.setattr(server, "sent", fail_from_the_third_epoch_on)
+    with pytest.warns(MambinoWarning, match="nothing more is sent to wandb: the server is away") as seen:
+        train(work, options)
+    monkeypatch.undo()
+    for name, module in server.modules().items():
+        monkeypatch.setitem(sys.modules, name, module)
+    train(work, replace(options, epochs=5, resume=True))
+    assert len([w for w in seen if "nothing more" in str(w.message)]) == 1
+    logged = [line["step"] for line in lines(work / "runs" / "2d-unet-0")]
+    assert len(logged) == 5
+    assert [step for step, _ in steps(server.runs["id0"], "loss")] == [*logged[:2], logged[4]]
+    assert [step for step, _ in steps(server.runs["id1"], "loss")] == logged
+
+
+PLANTED = ("HOME-OF-SOMEBODY", "PATIENT-7", "NAME-OF-A-CASE", "NAME-OF-THE-HOST")
+
+
+def test_no_path_no_host_no_patient_and_no_case_is_sent(work, server, tmp_path, monkeypatch):
+    pytest.importorskip("tensorboard", reason="the extra tensorboard is not installed")
+    home = tmp_path / PLANTED[0]
+    home.mkdir()
+    monkeypatch.setattr("socket.gethostname", lambda: PLANTED[3])
+    monkeypatch.setattr(sys, "argv", ["mambino", "train", str(home)])
+    init = shutil.copy(train(work, replace(SHORT, epochs=1)), home / "start.safetensors")
+    shutil.rmtree(work / "runs")
+    write(replace(planned(), folder=str(home)), work / "plan.json")
+    store = Store(work / "prepared" / "2d")
+    one, origin = case(seed=9, name=PLANTED[2]), store.facts("toy_0").origin
+    store.write(one.id, one.image, one.labels, replace(origin, patient=PLANTED[1]))
+    train(work, replace(SHORT, init=init, log_to=("tensorboard", "mlflow", "wandb")))
+    run = work / "runs" / "2d-unet-0"
+    words = (*PLANTED, str(work), "toy_", sys.executable)
+    assert PLANTED[2] in (run / "options.json").read_text()  # what is planted is there to be found
+    assert PLANTED[0] in (run / "options.json").read_text()
+    assert len(server.runs) == 2
+    said = json.dumps([server.runs, server.titles])
+    assert [word for word in words if word in said] == []
+    assert server.titles == ["toys 2d-unet-0"] * 2
+    (events,) = (run / "tensorboard").iterdir()
+    assert b"2d-unet" in events.read_bytes()
+    assert [word for word in words if word.encode() in events.read_bytes()] == []
+    assert PLANTED[3] in events.name  # TensorBoard's own way, said on the page
+
+
 def test_a_full_disk_ends_what_is_sent_and_nothing_else(tmp_path, server, monkeypatch):
     def full(*_):
         raise FileFormatError("tracking.json cannot be written: No space left on device")
@@ -242,6 +339,21 @@ def test_event_files_hold_what_the_log_holds(work):
     logged = lines(run)
     assert [event.step for event in events.Scalars("loss")] == [line["step"] for line in logged]
     assert [event.value for event in events.Scalars("loss")] == pytest.approx([line["loss"] for line in logged])
+
+
+def test_event_files_of_a_run_that_goes_on_hold_each_epoch_and_the_options_once(work):
+    pytest.importorskip("tensorboard", reason="the extra tensorboard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(work, replace(SHORT, epochs=2, log_to=("tensorboard",)))
+    train(work, replace(SHORT, epochs=4, resume=True, log_to=("tensorboard",)))
+    run = work / "runs" / "2d-unet-0"
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    logged = [line["step"] for line in lines(run)]
+    assert len(logged) == 4
+    assert [event.step for event in events.Scalars("loss")] == logged
+    assert [len(events.Tensors(name)) for name in events.Tags()["tensors"]] == [1]
 
 
 def test_an_unknown_tracker_is_refused(work, capsys):

@@ -234,7 +234,8 @@ class Wandb:
             resume="allow",
             config=dict(facts),
             dir=str(folder),
-            settings=wandb.Settings(**SILENT),
+            # Its own 90 s end after we have let it go, and the program could not end before them.
+            settings=wandb.Settings(**SILENT, init_timeout=PATIENCE / 2),
         )
         self.id = str(self._run.id)
 
