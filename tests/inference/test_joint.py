@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 
-from mambino import inference
 from mambino.core.best import Best, Contender, Member
 from mambino.core.grid import pixel_grid
 from mambino.core.labels import Labels

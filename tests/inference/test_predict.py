@@ -12,7 +12,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image as Picture
 
-from mambino import inference
 from mambino.core.labels import Labels
 from mambino.core.options import PredictOptions
 from mambino.core.plan import NetworkSpec, Normalise
