@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mambino.core.cluster import Tell, check_waited_for
+from mambino.core.cluster import Caller
 from mambino.core.dataset import Case
 from mambino.core.machine import cores
 from mambino.core.options import PredictOptions, Progress, silent
@@ -142,14 +142,14 @@ def predict(
     return replace(now, entries=tuple(_from_here(entries[name], folder) for name in sorted(entries)))
 
 
-def _made(order: Order, _: Tell) -> Parked:
+def _made(order: Order, caller: Caller) -> Parked:
     """Segment one case on a worker of a cluster and leave its mask where the order says."""
     case, options, begin, kept = order.case, order.options, time.perf_counter(), list[Entry]()
     device = choose_device(options.device)
     ensembles = _kept(order.groups, order.now.bundles, str(device))
     with threads(options.threads), room_for(case, order.place, options, _shares(ensembles)) as room:
         result = _tried(case, ensembles, options, device, room)
-        check_waited_for(order.place)
+        caller.check()
         parked = order.place / f"{uuid.uuid4().hex}-{order.mask.name}"
         problem = (
             result
