@@ -108,10 +108,10 @@ class Waiting(distributed.WorkerPlugin):
         setattr(module, self.place[1], changed)
 
 
-def note(job: tuple[str, Path], tell: Any) -> str:
+def note(job: tuple[str, Path], caller: Any) -> str:
     """Say hello, and leave a line in a file."""
     name, folder = job
-    tell(f"hello {name}")
+    caller.tell(f"hello {name}")
     with (folder / name).open("a") as file:
         file.write("done\n")
     return name.upper()
@@ -132,23 +132,32 @@ def stumble(job: str, _: Any) -> float:
     return 1 / len(job[:0])
 
 
-def die(job: tuple[str, Path], tell: Any) -> str:
+def die(job: tuple[str, Path], caller: Any) -> str:
     """Kill the worker: once for the job "once", always for "always"."""
     name, folder = job
     if name == "always":
         os.kill(os.getpid(), signal.SIGKILL)
     if name == "once":
         wait_to_be_killed(folder / "waits")
-    return note(job, tell)
+    return note(job, caller)
 
 
-def linger(job: tuple[str, Path], tell: Any) -> str:
+def linger(job: tuple[str, Path], caller: Any) -> str:
     """Work until the test says so."""
     name, folder = job
     (folder / f"begun-{name}").touch()
     while not (folder / "go").exists():
         time.sleep(0.01)
-    return note(job, tell)
+    return note(job, caller)
+
+
+def look_again(job: str, caller: Any) -> str:
+    """Ask whether the job is still this worker's, after another has begun with it if the job says so."""
+    caller.check()
+    if job == "with another":
+        (caller.place / caller.marks.replace("*", "another")).touch()
+    caller.check()
+    return job
 
 
 def until(there: Any) -> None:

@@ -1,6 +1,7 @@
 """Each job of a cluster is answered for once, however often workers die; what cannot work is said in one sentence."""
 
 import json
+import shutil
 import subprocess
 import sys
 import types
@@ -13,7 +14,7 @@ import distributed
 import pytest
 
 from mambino.core import cluster
-from mambino.core.cluster import ClusterError, _check_versions, _obey, _Order, clear, meeting_place, tasks
+from mambino.core.cluster import Caller, ClusterError, _check_versions, _obey, _Order, clear, meeting_place, tasks
 from mambino.errors import DataError, FileFormatError, MambinoWarning, MissingExtraError
 from tests import clusters
 from tests.clusters import killing, two_workers, until
@@ -171,6 +172,28 @@ def test_a_worker_with_another_file_system_refuses(tmp_path):
     assert isinstance(outcome.error, ClusterError)
     assert f"does not find {tmp_path / 'elsewhere'}: it has another file system" in str(outcome.error)
     assert "one file system" in outcome.error.hint
+
+
+def test_a_worker_that_is_not_waited_for_or_was_replaced_stops(tmp_path):
+    place = tmp_path / "place"
+    place.mkdir()
+    (place / "begun-1-a").touch()
+    (place / "begun-11-a").touch()
+    caller = Caller("topic", place, "begun-1-*", 1)
+    caller.check()
+    (place / "begun-1-b").touch()
+    with pytest.raises(ClusterError, match=r"counts as dead, and another has begun with what it was at$") as caught:
+        caller.check()
+    assert "network or the memory" in caught.value.hint
+    shutil.rmtree(place)
+    with pytest.raises(ClusterError, match="or is no longer waited for"):
+        caller.check()
+
+
+def test_a_worker_knows_when_another_begins_with_its_job(tmp_path):
+    with meeting_place(tmp_path) as place:
+        assert _obey(order(place, clusters.look_again, "alone")).result == "alone"
+        assert "counts as dead" in str(_obey(order(place, clusters.look_again, "with another")).error)
 
 
 def test_a_worker_of_another_version_refuses(tmp_path):

@@ -1,13 +1,14 @@
 """Cases prepared on a cluster have the bytes of those prepared here, also where a worker dies over one of them."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from mambino import preprocessing
 from mambino.core.options import PreprocessOptions
-from mambino.errors import DataError
+from mambino.errors import DataError, MambinoWarning
 from mambino.preprocessing import preprocess, store
 from mambino.preprocessing.store import Store
 from tests.clusters import Waiting, heard, killing, two_workers, workers_with
@@ -66,6 +67,11 @@ def test_a_bad_case_is_named_and_the_others_are_done(work, data, there):
         preprocess(work, there)
     assert caught.value.hint == "mend a copy: mambino check DATA --repair -o COPY"
     assert Store(work / "prepared" / "3d").ids() == ("case_0", "case_2", "case_3")
+
+
+def test_a_number_of_processes_is_said_to_be_unused(work, there):
+    with pytest.warns(MambinoWarning, match="^--workers 2 is not used with --scheduler: each worker of the cluster"):
+        preprocess(work, replace(there, workers=2))
 
 
 def test_what_is_there_needs_no_cluster(work):

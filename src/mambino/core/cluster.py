@@ -14,7 +14,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -24,9 +23,6 @@ from mambino.errors import Error, MambinoWarning, need
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-Tell = Callable[[str], None]
-"""Called by a job, on its worker, with what whoever waits for it is to hear on the way."""
 
 _PATIENCE = 10.0  # seconds until a scheduler that does not answer counts as away
 _PREFIX = ".part-cluster-"
@@ -42,6 +38,40 @@ class ClusterError(Error):
 
 
 @dataclass(frozen=True, slots=True)
+class Caller:
+    """Whoever waits for a job, as the job sees it on its worker.
+
+    Attributes:
+        topic: under which the job tells of itself.
+        place: is there for as long as somebody waits.
+        marks: pattern of the files in `place` by which workers say that they have begun with the job.
+        begun: how many of them there were when this worker began.
+    """
+
+    topic: str
+    place: Path
+    marks: str
+    begun: int
+
+    def tell(self, text: str) -> None:
+        """Let the caller hear something on the way."""
+        need("distributed", extra="cluster", why="--scheduler").get_worker().log_event(self.topic, text)
+
+    def check(self) -> None:
+        """Refuse to work on for nobody.
+
+        Raises:
+            ClusterError: nobody waits any more; or another worker was given the job, since this one counts as dead.
+        """
+        _check_waited_for(self.place)
+        if len(list(self.place.glob(self.marks))) > self.begun:
+            raise ClusterError(
+                f"the worker on {platform.node()} counts as dead, and another has begun with what it was at",
+                hint="see whether the network or the memory of its machine fails",
+            )
+
+
+@dataclass(frozen=True, slots=True)
 class _Order(Generic[T, R]):
     """What a worker is told.
 
@@ -54,7 +84,7 @@ class _Order(Generic[T, R]):
         number: of the job.
     """
 
-    work: Callable[[T, Tell], R]
+    work: Callable[[T, Caller], R]
     job: T
     place: Path
     version: str
@@ -74,7 +104,7 @@ class _Outcome(Generic[R]):
 @contextmanager
 def tasks(
     scheduler: str,
-    work: Callable[[T, Tell], R],
+    work: Callable[[T, Caller], R],
     jobs: Mapping[str, T],
     place: Path,
     *,
@@ -92,7 +122,7 @@ def tasks(
     Args:
         scheduler: the address of a Dask scheduler, or "slurm" for one here whose workers are SLURM jobs, as Dask's own
             configuration file describes them.
-        work: a function that workers can import. It gets a job and a function that sends text to `hear`.
+        work: a function that workers can import. It gets a job, and the caller, whom it can tell what `hear` is told.
         jobs: by names that end up in messages, "case heart_1".
         place: see `meeting_place`.
         hear: told what jobs tell, from a thread of its own.
@@ -144,12 +174,8 @@ def clear(folder: Path) -> None:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def check_waited_for(place: Path) -> None:
-    """Refuse to work for nobody: the place is gone, or was never here.
-
-    Raises:
-        ClusterError: names the folder and this machine.
-    """
+def _check_waited_for(place: Path) -> None:
+    """Refuse to work for nobody: the place is gone, or was never here."""
     if not place.is_dir():
         raise ClusterError(
             f"the worker on {platform.node()} does not find {place}: it has another file system than the machine that "
@@ -201,17 +227,15 @@ def _obey(order: _Order[T, R]) -> _Outcome[R]:
         outcome: _Outcome[R]
         try:
             _check_version(version("mambino"), order.version, f"on {platform.node()}")
-            check_waited_for(order.place)
+            _check_waited_for(order.place)
             (order.place / _mark(order, uuid.uuid4().hex)).touch()
-            outcome = _Outcome(order.work(order.job, partial(_tell, order.topic)))
+            marks = _mark(order, "*")
+            caller = Caller(order.topic, order.place, marks, len(list(order.place.glob(marks))))
+            outcome = _Outcome(order.work(order.job, caller))
         except Error as error:
             outcome = _Outcome(error=error)
         said = tuple(str(one.message) for one in caught if issubclass(one.category, MambinoWarning))
     return _Outcome(outcome.result, outcome.error, said)
-
-
-def _tell(topic: str, text: str) -> None:
-    need("distributed", extra="cluster", why="--scheduler").get_worker().log_event(topic, text)
 
 
 def _check_versions(client: Any) -> None:

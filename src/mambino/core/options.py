@@ -80,7 +80,7 @@ class PreprocessOptions:
     Attributes:
         dims: prepare for 2D, 3D or both, as in "--dims 2 3" after the folder; for the dimension of the plan's default
             configuration if not given.
-        workers: processes; 0 takes one a core.
+        workers: processes; 0 takes one a core. Not used with a scheduler: its workers prepare one case each at a time.
         scheduler: address of a Dask scheduler, as in tcp://HOST:8786, whose workers prepare the cases; or "slurm".
     """
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from mambino.core.cluster import Tell, check_waited_for
+from mambino.core.cluster import Caller
 from mambino.core.dataset import Case
 from mambino.core.machine import cores
 from mambino.core.options import PredictOptions, Progress, silent
@@ -163,7 +163,7 @@ def _segment_all(
             read.close()
 
 
-def _made(order: Order, _: Tell) -> Parked:
+def _made(order: Order, caller: Caller) -> Parked:
     """Segment one case on a worker of a cluster and leave its mask where the order says."""
     case, options, begin, kept = order.case, order.options, time.perf_counter(), list[Entry]()
     with threads(options.threads):
@@ -171,7 +171,7 @@ def _made(order: Order, _: Tell) -> Parked:
         read = read_case(case, replace(desk, folder=order.place))
         try:
             result = segment_case(case, read, desk)
-            check_waited_for(order.place)
+            caller.check()
             parked = order.place / f"{uuid.uuid4().hex}-{order.mask.name}"
             precision = desk.options.precision
             problem = (

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mambino.core.cluster import ClusterError, Tell, clear, meeting_place, tasks
+from mambino.core.cluster import Caller, ClusterError, clear, meeting_place, tasks
 from mambino.core.dataset import Case
 from mambino.core.options import PredictOptions
 from mambino.core.records import unwritable
@@ -43,7 +43,7 @@ class Parked:
 
 
 def predict_elsewhere(
-    work: Callable[[Order, Tell], Parked],
+    work: Callable[[Order, Caller], Parked],
     orders: Sequence[Order],
     keep_record: Callable[[Entry], None],
     progress: Callable[[str], None],

@@ -3,6 +3,7 @@
 import hashlib
 import multiprocessing
 import signal
+import warnings
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -12,12 +13,12 @@ from math import prod
 from pathlib import Path
 
 from mambino.core import machine
-from mambino.core.cluster import Tell, clear, meeting_place, tasks
+from mambino.core.cluster import Caller, clear, meeting_place, tasks
 from mambino.core.dataset import Case, Dataset
 from mambino.core.options import PreprocessOptions, Progress, silent
 from mambino.core.plan import Config, Plan, read_plan
 from mambino.core.records import checked
-from mambino.errors import DataError, Error, OptionError
+from mambino.errors import DataError, Error, MambinoWarning, OptionError
 from mambino.imageio.folders import open_dataset, read_case, read_case_labels
 from mambino.preprocessing.case import data_side, prepare, prepare_labels
 from mambino.preprocessing.store import Origin, Store
@@ -113,7 +114,7 @@ def _prepare_all(
     total, done = len(dataset.training), len(kept)
     progress(done, total, "kept")
     failures: dict[str, Error] = {}
-    elsewhere = _run_elsewhere(jobs, options.scheduler) if options.scheduler else None
+    elsewhere = _run_elsewhere(jobs, options.scheduler, options.workers) if options.scheduler else None
     with closing(elsewhere or _run(jobs, options.workers or _workers(config))) as ended:
         for job, failure in ended:
             done += 1
@@ -155,10 +156,18 @@ def _workers(config: Config) -> int:
     return max(1, min(machine.cores(), int(machine.memory() / need)))
 
 
-def _run_elsewhere(jobs: Sequence[_Job], scheduler: str) -> Generator[tuple[_Job, Error | None], None, None]:
+def _run_elsewhere(
+    jobs: Sequence[_Job], scheduler: str, workers: int
+) -> Generator[tuple[_Job, Error | None], None, None]:
     """Do the jobs on the workers of a Dask cluster; yield each when it ends."""
     if not jobs:
         return
+    if workers:
+        warnings.warn(
+            f"--workers {workers} is not used with --scheduler: each worker of the cluster prepares one case at a time",
+            MambinoWarning,
+            stacklevel=2,
+        )
     named = {f"case {job.case.id}": _seen_from_elsewhere(job) for job in jobs}
     folder = jobs[0].folder.parent
     clear(folder)
@@ -176,7 +185,7 @@ def _seen_from_elsewhere(job: _Job) -> _Job:
     return replace(job, case=case, dataset=dataset, folder=job.folder.absolute())
 
 
-def _attempt_once(job: _Job, _: Tell) -> Error | None:
+def _attempt_once(job: _Job, _: Caller) -> Error | None:
     """Prepare one case, unless a worker has done so that died before it could say so."""
     return None if Store(job.folder).holds(job.case.id, job.key) else _attempt(job)
 

@@ -4,8 +4,8 @@ import copy
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from mambino.core import machine
+from mambino.core.locks import alone_in
 from mambino.core.options import TrainOptions
 from mambino.core.plan import Config, Plan, read_plan
 from mambino.core.records import checked, dump, write
@@ -26,7 +27,7 @@ from mambino.training.divergence import DivergedError
 from mambino.training.elsewhere import train_all
 from mambino.training.freezing import check_encoder
 from mambino.training.interrupt import Stopped, after_the_step, together
-from mambino.training.loop import Course, Epoch, epochs, finished
+from mambino.training.loop import Course, Epoch, epochs, finished, proceed
 from mambino.training.material import Material, images, material
 from mambino.training.precision import Precision, choose_precision
 from mambino.training.processes import Processes, check_agreement, check_shares, processes, speaks
@@ -38,6 +39,7 @@ from mambino.training.runs import (
     bundle,
     check_same,
     ended,
+    facts,
     go_back,
     keep,
     log,
@@ -81,7 +83,7 @@ def train(
     that is complete is left as it is; one that was interrupted goes on with `options.resume`.
 
     With `options.scheduler` workers of a Dask cluster train, all folds at the same time; where a worker dies, another
-    goes on from the last state saved. `on_init` is told nothing then: `init.json` is there.
+    goes on from the last state saved.
 
     Args:
         work: a planned and prepared work folder.
@@ -102,7 +104,7 @@ def train(
     options = checked(options)
     if options.fold != "all-folds":
         if options.scheduler:
-            return train_all([(work, options)], options.scheduler, on_epoch=on_epoch)[0]
+            return train_all([(work, options)], options.scheduler, on_epoch=on_epoch, on_init=on_init)[0]
         return train_fold(work, options, on_epoch=on_epoch, on_init=on_init)
     name = choose_config(read_plan(work), options.config, options.model)
     names = [f"{name}-{fold}" for fold in range(options.folds)]
@@ -112,7 +114,7 @@ def train(
 
     if options.scheduler:
         runs = [(work, _fold(work, run, fold, options)) for fold, run in enumerate(names)]
-        return train_all(runs, options.scheduler, on_run=announce, on_epoch=on_epoch)
+        return train_all(runs, options.scheduler, on_run=announce, on_epoch=on_epoch, on_init=on_init)
     made = []
     for fold, run in enumerate(names):
         if speaks():
@@ -135,6 +137,7 @@ def train_fold(
     *,
     on_epoch: Callable[[Epoch], None] = ignore,
     on_init: Callable[[Initialisation], None] = pass_by,
+    watch: Callable[[], None] | None = None,
 ) -> Path:
     """Train one network on prepared cases.
 
@@ -147,6 +150,8 @@ def train_fold(
     `state-before.pt` is there for a damaged `state.pt`. Where a loss or gradient is not finite, the run goes back
     to its last saved state and on at half the rate, once.
 
+    One program at a time trains in a folder: another is refused for as long as the first one lives.
+
     Started by `torchrun`, its processes share each batch, and the result is that of one process up to rounding. The
     first one writes, and calls `on_epoch` and `on_init`.
 
@@ -155,6 +160,8 @@ def train_fold(
         options: what to train, for how long, and on what.
         on_epoch: told each epoch.
         on_init: told what was taken from `options.init`, before the first step.
+        watch: of a worker of a cluster, which goes on with what is in the folder, and waits while another program
+            trains there. Called meanwhile and after each step; `Stopped`, if it raises that, ends the run like Ctrl-C.
 
     Returns:
         The path of the bundle to ship.
@@ -162,32 +169,36 @@ def train_fold(
     Raises:
         DataError: there is no plan, or nothing is prepared.
         OptionError: the plan lacks the configuration, its network cannot be built or cannot take the patch, or the
-            run's folder holds another run; or several processes cannot share the batch or the network.
+            run's folder holds another run or is in use; or several processes cannot share the batch or the network.
         WeightsError: `options.init` is no bundle, or nothing in it fits the network.
         DivergedError: a loss or gradient was not finite for the second time.
     """
-    options, began = checked(options), time.perf_counter()
+    options = checked(options)
     with processes(choose_device(options.device)) as all_:
         if not all_.first:
             on_epoch, on_init = ignore, pass_by
-        return _together(work, options, all_, began, on_epoch=on_epoch, on_init=on_init)
+        plan = read_plan(work)
+        name = choose_config(plan, options.config, options.model)
+        check_network(plan.config(name), name, str(work / "plan.json"))
+        with alone_in(work / "runs" / f"{name}-{options.fold}", watch) if all_.first else nullcontext():
+            return _together(work, plan, name, options, all_, on_epoch=on_epoch, on_init=on_init, watch=watch)
 
 
 def _together(
     work: Path,
+    plan: Plan,
+    name: str,
     options: TrainOptions,
     all_: Processes,
-    began: float,
     *,
     on_epoch: Callable[[Epoch], None],
     on_init: Callable[[Initialisation], None],
+    watch: Callable[[], None] | None,
 ) -> Path:
     """Train, as one of some processes."""
-    plan = read_plan(work)
-    name = choose_config(plan, options.config, options.model)
+    began = time.perf_counter()
     config, folder = plan.config(name), Folder(work / "runs" / f"{name}-{options.fold}")
-    check_network(config, name, str(work / "plan.json"))
-    old = previous(folder, options)
+    old = previous(folder, replace(options, resume=options.resume or watch is not None))
     options = as_before(options, old)
     cases = material(work, config, options)
     pretrained = folder.init.exists() if old else options.init is not None
@@ -214,8 +225,8 @@ def _together(
         course = _course(plan, run, cases, Precision(device, run.precision), all_, pretrained=pretrained)
         state.seconds += all_.each(time.perf_counter() - began)[0]
         sinks = options.log_to if all_.first and not finished(state) else ()
-        told = tracked(sinks, folder.path, f"{plan.dataset} {folder.path.name}", _facts(run))
-        with after_the_step() as check, told as tell:
+        told = tracked(sinks, folder.path, f"{plan.dataset} {folder.path.name}", facts(run))
+        with after_the_step(watch or proceed) as check, told as tell:
             if not finished(state):
                 _train(state, course, folder, plan, run, on_epoch=on_epoch, tell=tell, check=together(check, all_))
             elif all_.first and not folder.model.exists():
@@ -316,24 +327,6 @@ def _run(name: str, config: Config, cases: Material, options: TrainOptions, prec
         training=tuple(case.id for case in cases.training),
         held_out=tuple(case.id for case in cases.held_out),
     )
-
-
-def _facts(run: Run) -> dict[str, object]:
-    """Return what trackers are told of a run: plain values, no path and no name of a case."""
-    options, config = run.options, run.config
-    return {
-        "configuration": run.name,
-        "network": config.network.name,
-        "network_options": config.network.options,
-        "precision": run.precision,
-        "training_cases": len(run.training),
-        "held_out_cases": len(run.held_out),
-        "patch": config.patch,
-        "batch": config.batch,
-        "spacing": config.spacing,
-        "recipe": asdict(config.recipe),
-        **{name: getattr(options, name) for name in ("fold", "folds", "seed", "epochs", "minutes")},
-    }
 
 
 def _state(network: nn.Module, run: Run, device: torch.device) -> State:

@@ -1,19 +1,26 @@
 """Several trainings at once on several machines, each a task of a Dask cluster that goes on where its worker dies."""
 
+import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mambino.core.cluster import Tell, meeting_place, tasks
+from mambino.core.cluster import Caller, ClusterError, meeting_place, tasks
+from mambino.core.locks import holder
 from mambino.core.options import Progress, TrainOptions, silent
 from mambino.core.plan import read_plan
 from mambino.core.records import checked, dump, parse
-from mambino.errors import Error, OptionError
+from mambino.errors import Error, MambinoWarning, OptionError
 from mambino.training.choosing import choose_config
+from mambino.training.interrupt import Stopped
 from mambino.training.loop import Epoch
 from mambino.training.processes import refuse_several
 from mambino.training.runs import Folder, previous
-from mambino.training.state import has_state
+from mambino.weights.initialisation import Initialisation
+
+LOOK_EVERY = 2.0
+"""Seconds between two looks of a worker at whether its run is still waited for."""
 
 
 def say_nothing(run: str) -> None:
@@ -22,6 +29,10 @@ def say_nothing(run: str) -> None:
 
 def pass_over(epoch: Epoch) -> None:
     """Show nothing: what is done with an epoch by whoever does not ask for it."""
+
+
+def leave_unsaid(started: Initialisation) -> None:
+    """Show nothing: what is done with a start from other weights by whoever does not ask for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,19 +50,25 @@ def train_all(
     *,
     on_run: Callable[[str], None] = say_nothing,
     on_epoch: Callable[[Epoch], None] = pass_over,
+    on_init: Callable[[Initialisation], None] = leave_unsaid,
     progress: Progress = silent,
 ) -> tuple[Path, ...]:
     """Train several networks on the workers of a Dask cluster: folds, configurations, options of a sweep.
 
     What `train_fold` promises of a run holds for each of them. A run whose worker dies goes on, on another, from the
-    last state saved. Ctrl-C cancels the runs that have not begun; what a worker has begun it trains to the end.
+    last state saved; what was told since is told again. Ctrl-C cancels the runs that have not begun; workers that are
+    at a run finish the step, save, and stop: `resume` goes on.
+
+    One worker at a time trains a run: another one waits until the first has died, or has noticed that it counts as
+    dead.
 
     Args:
         runs: work folders, prepared, with options; each run has a folder of its own.
         scheduler: address of a Dask scheduler, or "slurm".
-        on_run: told the name of the folder of a run before its first epoch, and before each that follows one of
-            another run.
-        on_epoch: told each epoch, like `on_run` from a thread of its own.
+        on_run: told the name of the folder of a run before what the others are told of it, unless that was of the same
+            run before.
+        on_epoch: told each epoch, like all that are told from a thread of its own.
+        on_init: told what was taken from `options.init`, before the first step.
         progress: told the name of each run that has ended.
 
     Returns:
@@ -75,11 +92,18 @@ def train_all(
 
     def hear(text: str) -> None:
         nonlocal spoken
-        run, _, epoch = text.partition("\n")
+        run, kind, said = text.split("\n", 2)
         if run != spoken:
             on_run(run)
         spoken = run
-        on_epoch(parse(Epoch, epoch, f"what the worker of {run} says"))
+        source = f"what the worker of {run} says"
+        match kind:
+            case "epoch":
+                on_epoch(parse(Epoch, said, source))
+            case "init":
+                on_init(parse(Initialisation, said, source))
+            case _:
+                warnings.warn(f"run {run} waits: {said} trains it", MambinoWarning, stacklevel=2)
 
     if not orders:
         return ()
@@ -100,19 +124,42 @@ def _order(work: Path, options: TrainOptions) -> _Order:
     return _Order(work, replace(options, config=name, model=None), folder)
 
 
-def _train(order: _Order, tell: Tell) -> Path | Error:
+def _train(order: _Order, caller: Caller) -> Path | Error:
     """Train on a worker; go on where another worker has begun."""
     from mambino.training import train_fold  # noqa: PLC0415 - which imports this file
 
-    resume = order.options.resume or has_state(Folder(order.folder).state)
+    run = order.folder.name
     try:
+        if busy := holder(order.folder):
+            caller.tell(f"{run}\nwait\n{busy}")
         return train_fold(
             order.work,
-            replace(order.options, resume=resume),
-            on_epoch=lambda epoch: tell(f"{order.folder.name}\n{dump(epoch, indent=None)}"),
+            order.options,
+            on_epoch=lambda epoch: caller.tell(f"{run}\nepoch\n{dump(epoch, indent=None)}"),
+            on_init=lambda started: caller.tell(f"{run}\ninit\n{dump(started, indent=None)}"),
+            watch=_watch(caller),
         )
+    except Stopped as stop:
+        return ClusterError(f"run {run}: {stop}", "its state is saved: add --resume to go on")
     except Error as error:
-        return type(error)(f"run {order.folder.name}: {error}", error.hint)
+        return type(error)(f"run {run}: {error}", error.hint)
+
+
+def _watch(caller: Caller) -> Callable[[], None]:
+    """Return a check that raises `Stopped` when a run is no longer waited for; it looks now and then only."""
+    looked = time.monotonic()
+
+    def watch() -> None:
+        nonlocal looked
+        if time.monotonic() - looked < LOOK_EVERY:
+            return
+        looked = time.monotonic()
+        try:
+            caller.check()
+        except ClusterError as error:
+            raise Stopped(str(error)) from None
+
+    return watch
 
 
 def _path(answer: Path | Error) -> Path:

@@ -11,18 +11,21 @@ from mambino.training.processes import Processes
 
 
 class Stopped(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM, noticed where the state is whole."""
+    """Ctrl-C or SIGTERM, or nobody waits any more: noticed where the state is whole."""
 
 
 @contextmanager
-def after_the_step() -> Iterator[Callable[[], None]]:
+def after_the_step(watch: Callable[[], None] = proceed) -> Iterator[Callable[[], None]]:
     """Lend a check that raises `Stopped` if Ctrl-C was pressed since, or SIGTERM sent; a second one acts at once.
 
     The handlers that were there before are put back at the end. Outside of the main thread, which alone gets
     signals, nothing is changed.
+
+    Args:
+        watch: called by the check, too.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield proceed
+        yield watch
         return
     pressed = threading.Event()
 
@@ -31,14 +34,18 @@ def after_the_step() -> Iterator[Callable[[], None]]:
             raise KeyboardInterrupt
         pressed.set()
 
-    def check() -> None:
+    def look() -> None:
         if pressed.is_set():
             raise Stopped
+
+    def check() -> None:
+        look()
+        watch()
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield check
-        check()
+        look()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,7 +1,7 @@
 """The folder of a run: options, log, resumable state and the two bundles, and whether it may be gone on with."""
 
 import platform
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -115,6 +115,24 @@ def as_before(options: TrainOptions, old: Run | None) -> TrainOptions:
     recipe = options.recipe if options.recipe != "default" else old.options.recipe
     kept = {name: getattr(options, name) or getattr(old.options, name) for name in KEPT}
     return replace(options, recipe=recipe, **kept)
+
+
+def facts(run: Run) -> dict[str, object]:
+    """Return what trackers are told of a run: plain values, no path and no name of a case."""
+    options, config = run.options, run.config
+    return {
+        "configuration": run.name,
+        "network": config.network.name,
+        "network_options": config.network.options,
+        "precision": run.precision,
+        "training_cases": len(run.training),
+        "held_out_cases": len(run.held_out),
+        "patch": config.patch,
+        "batch": config.batch,
+        "spacing": config.spacing,
+        "recipe": asdict(config.recipe),
+        **{name: getattr(options, name) for name in ("fold", "folds", "seed", "epochs", "minutes")},
+    }
 
 
 def check_same(old: Run, new: Run, folder: Folder) -> None:
