@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 from dataclasses import replace
 from itertools import count
 from types import SimpleNamespace
@@ -22,7 +23,7 @@ from mambino.preprocessing.store import Origin, Store
 from mambino.training import train
 from mambino.training.choosing import choose_config
 from mambino.training.runs import Run, number_of
-from mambino.weights.bundle import load
+from mambino.weights.bundle import header, load
 from tests.tiny import know
 from tests.training.toys import TWO, case, config
 
@@ -134,7 +135,7 @@ def test_training_leaves_bundles_log_options_and_state(work):
     shipped, best = load(model), load(run / "best.safetensors")
     assert best.provenance.score == pytest.approx(max(e.dice for e in seen if e.dice is not None))
     assert shipped.provenance.score == pytest.approx(seen[-1].dice)
-    assert model.read_bytes() == (run / "last.safetensors").read_bytes()
+    assert same(model, run / "last.safetensors")
     assert (shipped.provenance.cases, len(shipped.provenance.held_out)) == (4, 2)
     assert shipped.provenance.held_out[0][:-1] == shipped.provenance.held_out[1][:-1]
     assert shipped.provenance.steps == 8
@@ -142,11 +143,19 @@ def test_training_leaves_bundles_log_options_and_state(work):
     assert shipped.network(torch.zeros(1, 1, 16, 16)).shape == (1, 3, 16, 16)
 
 
+def same(shipped, made):
+    """Tell whether two bundles differ at most in how far masks agree in bfloat16, which is known of what is shipped."""
+    one, other = load(shipped), load(made)
+    tensors = zip(one.network.state_dict().values(), other.network.state_dict().values(), strict=True)
+    headers = [replace(header(path), half=None, sha256="") for path in (shipped, made)]
+    return headers[0] == headers[1] and all(torch.equal(*pair) for pair in tensors)
+
+
 def test_a_run_that_patience_ends_ships_its_best_weights(work):
     seen = []
     model = train(work, replace(SHORT, epochs=40, patience=1, validate_every=1), on_epoch=seen.append)
     assert len(seen) < 40
-    assert model.read_bytes() == (model.parent / "best.safetensors").read_bytes()
+    assert same(model, model.parent / "best.safetensors")
     assert load(model).provenance.score == pytest.approx(max(e.dice for e in seen))
 
 
@@ -331,7 +340,7 @@ def test_a_time_budget_of_seconds_gives_a_model(work, monkeypatch):
     # Each look at the clock is 10 ms after the last: a busy machine may stop a program for longer than the budget.
     clock = SimpleNamespace(perf_counter=lambda: next(ticks) / 100)
     for module in ("mambino.training", "mambino.training.processes"):
-        monkeypatch.setattr(f"{module}.time", clock)
+        monkeypatch.setattr(sys.modules[module], "time", clock)
     train(work, replace(SHORT, epochs=None, minutes=0.03), on_epoch=seen.append)
     assert 1.7 < seen[-1].seconds < 1.9
     assert seen[-1].step > 50
@@ -492,7 +501,7 @@ def test_weights_of_another_network_are_refused_before_anything_is_written(work)
     (work / "none.safetensors").write_bytes(b"none")
     with pytest.raises(WeightsError, match=r"none\.safetensors is not a bundle"):
         train(work, replace(SHORT, init=work / "none.safetensors"))
-    assert not (work / "runs").exists()
+    assert not list((work / "runs").glob("[!.]*"))
 
 
 def test_a_frozen_encoder_keeps_its_weights_and_learns_afterwards_also_in_a_run_that_was_stopped(work):
