@@ -14,7 +14,7 @@ from mambino.errors import Error
 from mambino.training.precision import Precision
 from mambino.training.pretraining.pictures import Batch, Batches, Picture, tested
 from mambino.training.processes import Processes
-from mambino.training.schedule import keeps, rate, settled, steps_that_fit
+from mambino.training.schedule import WARM, keeps, rate, settled, steps_that_fit
 from mambino.training.state import State, follow
 from mambino.training.waiting import stream
 
@@ -87,7 +87,7 @@ def lessons(state: State, lesson: Lesson, check: Callable[[], None]) -> Generato
         Error: the loss or a gradient is not finite.
         DataError: a picture cannot be read.
     """
-    began, per = time.perf_counter() - state.seconds, lesson.batches.epoch
+    began, per, here = time.perf_counter() - state.seconds, lesson.batches.epoch, 0
     network = lesson.processes.joined(state.network)
     batches = stream(lesson.batches, state.step, lesson.workers)
     state.network.train()
@@ -96,7 +96,9 @@ def lessons(state: State, lesson: Lesson, check: Callable[[], None]) -> Generato
         while not state.total or state.step < state.total:
             begin = time.perf_counter()
             _learn(state, network, next(batches), lesson)
-            state.pace = state.pace.after_step(time.perf_counter() - begin)
+            here += 1
+            if here > WARM or state.pace.count < WARM:  # the first steps of a run that goes on are slow again
+                state.pace = state.pace.after_step(time.perf_counter() - begin)
             state.seconds = time.perf_counter() - began
             _settle(state, lesson)
             check()
