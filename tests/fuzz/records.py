@@ -214,7 +214,7 @@ def _read_ledger(path: Path) -> None:
 
 def _best(path: Path) -> None:
     member = Member(config="2d", fold=0, bundle=Path("runs/2d-0/model.safetensors"), sha256="0" * 64)
-    dice = Statistic(count=4, mean=0.8, low=0.7, high=0.9, median=0.8)
+    dice = Statistic(cases=4, mean=0.8, low=0.7, high=0.9, median=0.8)
     chosen = Contender(name="2d", configs=("2d",), dice=dice, labels={"dark": dice}, seconds=1.0, chosen=True)
     gain = Gain(label="dark", largest=True, before=0.8, after=0.9, difference=dice, taken=True)
     made = Best(

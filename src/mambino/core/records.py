@@ -140,8 +140,8 @@ def replacing(path: Path, *, older: Path | None = None) -> Iterator[Path]:
 
     When the block fails, or the disk is full, the temporary file is removed and an older `path`
     stays as it was. The lent path keeps all suffixes of `path`, since writers choose by suffix.
-    The new file is on the disk, not in memory alone, before it gets its name: a power cut leaves the old or the new one,
-    whole. With `older`, the one it replaces gets that name.
+    The new file is on the disk, not in memory alone, before it gets its name: a power cut leaves the old or the new
+    one, whole. With `older`, the one it replaces gets that name.
 
     Raises:
         FileFormatError: the folder cannot be written to, or the disk is full.

@@ -250,8 +250,7 @@ def _train(
 ) -> None:
     """Run the loop: stop early; and, in the first process, log, keep the best, save."""
     saved, score, first = time.perf_counter(), None, course.processes.first
-    if first and course.budget:
-        check = saving_the_end(state, folder.state, check)
+    check = saving_the_end(state, folder.state, check, writes=first and course.budget is not None)
     if first and not has_state(folder.state):
         save_state(state, folder.state)
     try:

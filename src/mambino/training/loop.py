@@ -17,7 +17,7 @@ from mambino.training.loss import Parts, deep_parts, scales_of
 from mambino.training.precision import Precision
 from mambino.training.processes import ALONE, Processes
 from mambino.training.sampling import Batch, Readable
-from mambino.training.schedule import LEARNT, WARM, keeps, rate, settled, steps_that_fit
+from mambino.training.schedule import LEARNT, keeps, rate, settled, steps_that_fit
 from mambino.training.state import State, follow
 from mambino.training.validation import Score, rhythm, spread, validate, windows
 from mambino.training.waiting import stream
@@ -119,8 +119,7 @@ def epochs(state: State, course: Course, *, check: Callable[[], None] = proceed)
                 begin = clock()
                 _learn(state, batches, course)
                 now, here = clock(), here + 1
-                if here > WARM or state.pace.count < WARM:  # the first steps of a run that goes on are slow again
-                    state.pace = state.pace.after_step(now - begin)
+                state.pace = state.pace.after_step(now - begin, here)
                 state.seconds = now - began
                 _settle(state, course)
                 check()

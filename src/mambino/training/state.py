@@ -122,16 +122,16 @@ def save_state(state: State, path: Path) -> None:
         part.write_bytes(packed.getbuffer())
 
 
-def saving_the_end(state: State, path: Path, check: Callable[[], None]) -> Callable[[], None]:
+def saving_the_end(state: State, path: Path, check: Callable[[], None], *, writes: bool) -> Callable[[], None]:
     """Return a check that first saves the state when its number of steps is settled, or cut: it was measured.
 
-    A run that is killed afterwards does as many steps as one that was not.
+    A run that is killed afterwards does as many steps as one that was not. Of several processes one `writes`.
     """
     saved = state.total
 
     def look() -> None:
         nonlocal saved
-        if state.total != saved:
+        if writes and state.total != saved:
             save_state(state, path)
             saved = state.total
         check()

@@ -142,8 +142,7 @@ def _learn(
 ) -> None:
     """Run the loop; the first process logs, saves and shows."""
     first, saved, accuracy = lesson.processes.rank == 0, time.perf_counter(), None
-    if first and run.options.minutes:
-        check = saving_the_end(state, output / "state.pt", check)
+    check = saving_the_end(state, output / "state.pt", check, writes=first and bool(run.options.minutes))
     try:
         for epoch in lessons(state, lesson, check):
             accuracy = epoch.accuracy

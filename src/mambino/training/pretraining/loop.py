@@ -14,7 +14,7 @@ from mambino.errors import Error
 from mambino.training.precision import Precision
 from mambino.training.pretraining.pictures import Batch, Batches, Picture, tested
 from mambino.training.processes import Processes
-from mambino.training.schedule import WARM, keeps, rate, settled, steps_that_fit
+from mambino.training.schedule import keeps, rate, settled, steps_that_fit
 from mambino.training.state import State, follow
 from mambino.training.waiting import stream
 
@@ -97,8 +97,7 @@ def lessons(state: State, lesson: Lesson, check: Callable[[], None]) -> Generato
             begin = time.perf_counter()
             _learn(state, network, next(batches), lesson)
             here += 1
-            if here > WARM or state.pace.count < WARM:  # the first steps of a run that goes on are slow again
-                state.pace = state.pace.after_step(time.perf_counter() - begin)
+            state.pace = state.pace.after_step(time.perf_counter() - begin, here)
             state.seconds = time.perf_counter() - began
             _settle(state, lesson)
             check()
