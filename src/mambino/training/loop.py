@@ -119,6 +119,7 @@ def epochs(state: State, course: Course, *, check: Callable[[], None] = proceed)
                 begin = clock()
                 _learn(state, batches, course)
                 now, here = clock(), here + 1
+                began += state.pace.lost(now - begin, here)
                 state.pace = state.pace.after_step(now - begin, here)
                 state.seconds = now - began
                 _settle(state, course)

@@ -62,6 +62,10 @@ class Pace:
         weight = max(1 / (count - WARM), 0.005)
         return Pace(self.step + weight * (seconds - self.step), count, self.validation)
 
+    def lost(self, seconds: float, here: int) -> float:
+        """Return how much of the duration of step number `here` is due to the run being started again."""
+        return max(0.0, seconds - self.step) if here <= WARM <= self.count else 0.0
+
     def after_validation(self, seconds: float) -> "Pace":
         """Take in the duration of one validation."""
         return Pace(self.step, self.count, seconds)

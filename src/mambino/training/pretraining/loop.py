@@ -97,7 +97,9 @@ def lessons(state: State, lesson: Lesson, check: Callable[[], None]) -> Generato
             begin = time.perf_counter()
             _learn(state, network, next(batches), lesson)
             here += 1
-            state.pace = state.pace.after_step(time.perf_counter() - begin, here)
+            took = time.perf_counter() - begin
+            began += state.pace.lost(took, here)
+            state.pace = state.pace.after_step(took, here)
             state.seconds = time.perf_counter() - began
             _settle(state, lesson)
             check()
