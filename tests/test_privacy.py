@@ -16,10 +16,12 @@ import numpy as np
 import pytest
 
 from mambino.cli.app import main
+from mambino.selection import best
 from mambino.weights.bundle import load
 from tests.datasets import write_volumes
 from tests.imageio.dicom.series import PLANTED, write_dicomdir, write_series
 from tests.inference.test_predict_dicom import SHARED
+from tests.selection import places
 from tests.tiny import bright_bundle, know, saved, tiny_config
 
 NOT_SHARED = tuple(value for name, value in PLANTED.items() if name not in SHARED)
@@ -151,6 +153,18 @@ def test_bundles_predictions_and_reports_name_neither_patients_nor_folders(work)
     (log,) = work.glob("runs/*/log.jsonl")
     assert [word for word in words if word in log.read_text()] == []
     assert load(bundles[0]).provenance.dataset == "data"
+
+
+def test_what_best_chose_names_no_folder(tmp_path, monkeypatch):
+    know(monkeypatch)
+    (tmp_path / HOME).mkdir()
+    folder = places.planned(tmp_path / HOME)
+    for fold in range(2):
+        places.trained(folder, 3, fold)
+    best(folder)
+    assert {file.name for file in (folder / "best").rglob("*")} >= {"case_00.nii.gz"}
+    assert found(folder / "best", (HOME, str(tmp_path))) == []
+    assert [word for word in (HOME, str(tmp_path)) if word in (folder / "best.json").read_text()] == []
 
 
 def test_a_converted_bundle_names_its_file_and_no_folder(work, tmp_path):

@@ -2,6 +2,7 @@
 
 import ast
 import errno
+import os
 import sys
 from contextlib import contextmanager
 from functools import partial
@@ -153,6 +154,30 @@ def test_a_file_that_is_kept_has_its_name_at_every_moment(tmp_path, monkeypatch)
     assert there == [True] * 4
     assert (path.read_text(), before(path).read_text()) == ("third", "second")
     assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_file_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch, name):
+    """A power cut finds the old file or the new one, and no name of something that was in memory alone."""
+    know(monkeypatch)
+    write_series(tmp_path / "scan", values(GRID.shape))
+    fsync, rename, safe = os.fsync, Path.replace, {}
+
+    def sync(handle):
+        found = os.fstat(handle)
+        safe[found.st_ino] = found.st_size
+        fsync(handle)
+
+    def renamed(source, target):
+        there = source.stat()
+        assert safe.get(there.st_ino) == there.st_size > 0
+        return rename(source, target)
+
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(Path, "replace", renamed)
+    WRITERS[name](tmp_path / "out" / name)
+    assert safe
 
 
 def test_where_there_are_no_links_the_older_file_is_renamed(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import random
 import struct
 from functools import partial
@@ -12,13 +13,14 @@ import torch
 from safetensors.torch import save_file
 
 from mambino.cli.defaults import check_file
+from mambino.core.best import Best, Contender, Gain, Member
 from mambino.core.fingerprint import CaseFacts, Fingerprint, Intensity
 from mambino.core.grid import pixel_grid
 from mambino.core.image import Image
 from mambino.core.options import PredictOptions, TrainOptions
 from mambino.core.plan import Plan, read_plan
 from mambino.core.records import read, write
-from mambino.core.report import Report
+from mambino.core.report import Report, Statistic
 from mambino.evaluation.naming import find_model
 from mambino.evaluation.page import read_curves
 from mambino.imageio.dicom.concepts import read_codes
@@ -59,6 +61,7 @@ def kinds() -> list[Kind]:
         Kind("fingerprint", "fingerprint.json", _fingerprint, damage.in_json, partial(read, Fingerprint)),
         Kind("run", "options.json", _run, damage.in_json, partial(read, Run)),
         Kind("ledger", "predict.json", _ledger, damage.in_json, _read_ledger),
+        Kind("best", "best.json", _best, damage.in_json, _read_best),
         Kind("report", "report.json", _report, damage.in_json, partial(read, Report)),
         Kind("log", "log.jsonl", _log, damage.in_json, read_curves),
         Kind("description", "dataset.json", _description, damage.in_json, lambda path: open_dataset(path.parent)),
@@ -207,6 +210,27 @@ def _ledger(path: Path) -> None:
 def _read_ledger(path: Path) -> None:
     find_model(path.parent, ["a"])
     entries_in(path.parent)
+
+
+def _best(path: Path) -> None:
+    member = Member(config="2d", fold=0, bundle=Path("runs/2d-0/model.safetensors"), sha256="0" * 64)
+    dice = Statistic(cases=4, mean=0.8, low=0.7, high=0.9, median=0.8)
+    chosen = Contender(name="2d", configs=("2d",), dice=dice, labels={"dark": dice}, seconds=1.0, chosen=True)
+    gain = Gain(label="dark", largest=True, before=0.8, after=0.9, difference=dice, taken=True)
+    made = Best(
+        dataset="heart", members=(member,), cases=4, contenders=(chosen,), gains=(gain,), cleaned=dice, reason="alone",
+        versions={},
+    )  # fmt: skip
+    write(made, path)
+
+
+def _read_best(path: Path) -> None:
+    """Read a record and do with it what `predict` does before it opens a bundle."""
+    made = read(Best, path)
+    made.applied(PredictOptions())
+    assert all(
+        path.parent in Path(os.path.normpath(file)).parents for group in made.groups(path.parent) for file in group
+    )
 
 
 def _report(path: Path) -> None:

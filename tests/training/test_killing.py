@@ -3,6 +3,7 @@
 import errno
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,13 +16,16 @@ import pytest
 import torch
 from torch import nn
 
+from mambino import training
 from mambino.core.options import TrainOptions
 from mambino.core.plan import Plan
 from mambino.core.records import write
 from mambino.errors import FileFormatError, MambinoWarning
+from mambino.training import loop, train
 from mambino.training import state as states
-from mambino.training import train
 from mambino.training.divergence import DivergedError
+from mambino.training.schedule import WARM
+from mambino.weights.bundle import load
 from tests.models.cases import CASES, sides, spec
 from tests.places import ROOT
 from tests.training.test_training import lines, planned, tensors
@@ -84,11 +88,12 @@ def test_a_run_killed_at_any_moment_goes_on_to_the_same_weights(work, alone):
     assert [line["number"] for line in lines(work / "runs" / "2d-unet-0")] == [1, 2, 3, 4]
 
 
+class PowerError(Exception):
+    """The power fails."""
+
+
 def interrupted(work, after):
     """Train until some epoch, as if the power had failed then."""
-
-    class PowerError(Exception):
-        pass
 
     def fail(epoch):
         if epoch.number == after:
@@ -116,6 +121,89 @@ def test_a_damaged_state_is_replaced_by_the_one_before(work, alone, damage):
     assert len(words) == (damage != "gone")
     assert all("going on from the state saved before it" in text for text in words)
     assert same(model, alone)
+
+
+@pytest.mark.parametrize("name", ["state.pt", "state-before.pt", "last.safetensors", "best.safetensors", "log.jsonl"])
+@pytest.mark.parametrize("kept", [0.0, 0.9])
+@pytest.mark.filterwarnings("ignore:.*going on from the state saved before it")
+def test_whatever_file_a_power_cut_leaves_short_the_run_goes_on(work, alone, name, kept):
+    path = interrupted(work, 3).with_name(name)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(kept * len(data))])
+    assert same(train(work, replace(EACH, resume=True)), alone)
+    if name != "log.jsonl":
+        assert [line["number"] for line in lines(path.parent)] == [1, 2, 3, 4]
+
+
+def test_options_that_a_power_cut_leaves_short_are_named(work):
+    path = interrupted(work, 1).with_name("options.json")
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(FileFormatError, match=r"options\.json is not valid JSON|options\.json is not a valid run"):
+        train(work, replace(EACH, resume=True))
+
+
+TIMED = replace(EACH, epochs=None, minutes=0.05, validate_every=0)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Let time pass by steps and starts alone: 20 ms a step; return what more the first steps and a start take."""
+    now, slow, build, learn = [0.0], {"start": 0.0, "first": 0.0}, training.build, loop._learn
+    done = [0]
+
+    def start(spec):
+        now[0] += slow["start"]
+        done[0] = 0
+        return build(spec)
+
+    def step(*given):
+        now[0] += 0.02 + slow["first"] * (done[0] < WARM)
+        done[0] += 1
+        learn(*given)
+
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(training, "build", start)
+    monkeypatch.setattr(loop, "_learn", step)
+    return slow
+
+
+def numbers(work):
+    return torch.load(work / "runs" / "2d-unet-0" / "state.pt", weights_only=True)["numbers"]
+
+
+def cut_off(work, options):
+    """Train with a budget of time until the power fails, after an epoch of whose end the file of the state knows."""
+
+    def fail(epoch):
+        if numbers(work)["total"] or epoch.number == 35:
+            raise PowerError
+
+    with pytest.raises(PowerError):
+        train(work, options, on_epoch=fail)
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_number_of_steps_is_kept_as_soon_as_it_is_settled(work):
+    """No state is saved for its age within these few seconds; the one with the number is."""
+    cut_off(work, TIMED)
+    assert 0 < numbers(work)["step"] < numbers(work)["total"] < 155
+
+
+def test_a_run_with_a_budget_of_time_does_as_many_steps_however_often_it_is_started(work, clock, monkeypatch):
+    """Starting again takes time, and first steps are slow: neither takes steps from a run that has settled them."""
+    monkeypatch.setattr("mambino.training.SAVE_EVERY", 0.0)
+    cut_off(work, TIMED)
+    shutil.copytree(work / "runs", work / "runs-cut")
+    model = train(work, replace(TIMED, resume=True))
+    wanted, steps = tensors(model), load(model).provenance.steps
+    shutil.rmtree(work / "runs")
+    (work / "runs-cut").rename(work / "runs")
+    clock.update(start=0.5, first=0.3)  # a sixth of the budget, and fifteen times as long
+    for _ in range(2):
+        cut_off(work, replace(TIMED, resume=True))
+    assert train(work, replace(TIMED, resume=True)) == model
+    assert load(model).provenance.steps == steps
+    assert same(model, wanted)
 
 
 def test_where_both_states_are_damaged_the_run_says_so(work, monkeypatch):

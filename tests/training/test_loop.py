@@ -153,9 +153,53 @@ class Steep(nn.Module):
         return (self.one(x) * 0).clamp(min=0).sqrt()
 
 
+class Between(nn.Module):
+    """Divides by zero between its layers, in a part of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.last = Dividing(), nn.Conv2d(3, 3, 1)
+
+    def forward(self, x):
+        return self.last(self.inner(x))
+
+
+class Dividing(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Conv2d(1, 3, 1), nn.Identity()
+
+    def forward(self, x):
+        return self.two(self.one(x) / 0)
+
+
+class Ending(Dividing):
+    """Divides by zero after its last layer."""
+
+    def forward(self, x):
+        return self.two(self.one(x)) / 0
+
+
+class Coarse(nn.Module):
+    """Is finite on its finest scale, and not on the other one."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Conv2d(1, 3, 1), Infinite()
+
+    def forward(self, x):
+        return self.one(x)
+
+    def scales(self, x):
+        return self.forward(x), self.two(self.forward(x)[..., ::2, ::2]), self.forward(x)[..., ::4, ::4]
+
+
 @pytest.mark.parametrize(
     ("network", "words"),
     [
+        (Between, r"in what inner \(Dividing\) gives to inner\.two \(Identity\): float32, none of 1536 finite"),
+        (Ending, r"in the output of the network \(Ending\): float32, none of 1536 finite, from float32 -"),
+        (Coarse, r"in the output of two \(Infinite\): float32, none of 384 finite, from float32 -"),
         (
             Astray,
             r"the loss is not finite at step 1 .*first value that is not finite is in the output of two \(Infinite\)",
@@ -164,7 +208,7 @@ class Steep(nn.Module):
     ],
 )
 def test_divergence_names_its_place(network, words):
-    what = course()
+    what = course({"recipe": {"deep_supervision": True}})
     with pytest.raises(Error, match=words):
         list(epochs(fresh(what.config.recipe, network=network()), what))
 

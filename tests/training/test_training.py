@@ -23,8 +23,8 @@ from mambino.preprocessing.store import Origin, Store
 from mambino.training import train
 from mambino.training.choosing import choose_config
 from mambino.training.runs import Run, number_of
-from mambino.weights.bundle import header, load
-from tests.tiny import know
+from mambino.weights.bundle import header, load, save
+from tests.tiny import know, tiny_bundle
 from tests.training.toys import TWO, case, config
 
 SHORT = TrainOptions(epochs=2, folds=3, threads=1, precision="float32")  # "auto" measures, and may choose differently
@@ -164,6 +164,18 @@ def test_a_run_killed_before_its_weights_were_put_in_place_ships_them_when_it_is
     model.unlink()
     assert train(work, replace(SHORT, resume=True)) == model
     assert load(model).provenance.steps == 8
+
+
+def test_weights_that_patience_chose_are_shipped_by_whoever_goes_on(work):
+    options = replace(SHORT, epochs=40, patience=1, validate_every=1)
+    model = train(work, options)
+    wanted = model.read_bytes()
+    for damage in (model.unlink, lambda: model.write_bytes(wanted[: len(wanted) // 2])):
+        damage()
+        assert train(work, replace(options, resume=True)) == model
+        assert model.read_bytes() == wanted
+        best = tensors(model.parent / "best.safetensors")
+        assert all(torch.equal(best[name], value) for name, value in tensors(model).items())
 
 
 def test_cases_of_one_patient_are_never_parted(work):
@@ -495,6 +507,27 @@ def test_a_run_may_start_from_another_bundle_and_says_what_it_took(work):
     after = tensors(model)
     assert set(started.left) == {name for name in after if not torch.equal(after[name], before[name])}
     assert all(name.startswith("decoder.heads.") for name in started.left)
+
+
+def test_a_bundle_is_tuned_on_other_labels_and_channels(work):
+    one = planned().configs["2d-unet"]
+    spec = replace(one.network, in_channels=3, out_channels=5)
+    scheme = one.normalise * 3
+    labels = Labels(names={name: (n,) for n, name in enumerate("abcd", 1)})
+    config_ = replace(one, network=spec, normalise=scheme)
+    save(tiny_bundle(config_, labels=labels, channels=("red", "green", "blue")), work / "before.safetensors")
+    before = tensors(work / "before.safetensors")
+    seen = []
+    model = train(work, replace(SHORT, epochs=6, init=work / "before.safetensors"), on_init=seen.append)
+    (started,) = seen
+    stem = next(iter(before))
+    assert tuple(started.adapted) == (stem,)
+    assert all(name.startswith("decoder.heads.") for name in started.left)
+    made = load(model)
+    assert (made.labels, made.channels) == (TWO, ("light",))
+    assert tensors(model)[stem].shape[1] == 1
+    logged = lines(model.parent)
+    assert logged[-1]["loss"] < logged[0]["loss"]
 
 
 def test_weights_of_another_network_are_refused_before_anything_is_written(work):

@@ -140,7 +140,8 @@ def replacing(path: Path, *, older: Path | None = None) -> Iterator[Path]:
 
     When the block fails, or the disk is full, the temporary file is removed and an older `path`
     stays as it was. The lent path keeps all suffixes of `path`, since writers choose by suffix.
-    With `older`, the new file is on the disk, not in memory alone, before the one it replaces gets that name.
+    The new file is on the disk, not in memory alone, before it gets its name: a power cut leaves the old or the new
+    one, whole. With `older`, the one it replaces gets that name.
 
     Raises:
         FileFormatError: the folder cannot be written to, or the disk is full.
@@ -155,11 +156,10 @@ def replacing(path: Path, *, older: Path | None = None) -> Iterator[Path]:
     try:
         yield part
         part.chmod(0o644)
-        if older is not None:
-            with part.open("rb") as file:
-                os.fsync(file.fileno())
-            if path.exists():
-                _keep(path, older)
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        if older is not None and path.exists():
+            _keep(path, older)
         part.replace(path)
     except OSError as error:
         raise unwritable(path, error) from None

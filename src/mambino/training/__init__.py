@@ -46,9 +46,10 @@ from mambino.training.runs import (
     open_run,
     previous,
     ship,
+    shipped,
 )
 from mambino.training.sampling import held, mixed, patches
-from mambino.training.state import State, has_state, optimiser, save_state, scaler
+from mambino.training.state import State, has_state, optimiser, save_state, saving_the_end, scaler
 from mambino.training.tracking import tracked
 from mambino.weights.bundle import load, save
 from mambino.weights.initialisation import Initialisation, initialise
@@ -223,14 +224,15 @@ def _together(
         _part_ways(all_, options.seed, state)
         pretrained = all_.each(folder.init.exists())[0] > 0  # the first process may have written it just now
         course = _course(plan, run, cases, Precision(device, run.precision), all_, pretrained=pretrained)
-        state.seconds += all_.each(time.perf_counter() - began)[0]
+        started_in = all_.each(time.perf_counter() - began)[0]
+        state.seconds += started_in * (state.total == 0)  # starting again takes no time from a settled run
         sinks = options.log_to if all_.first and not finished(state) else ()
         told = tracked(sinks, folder.path, f"{plan.dataset} {folder.path.name}", facts(run))
         with after_the_step(watch or proceed) as check, told as tell:
             if not finished(state):
                 _train(state, course, folder, plan, run, on_epoch=on_epoch, tell=tell, check=together(check, all_))
-            elif all_.first and not folder.model.exists():
-                ship(folder, course, early=False)
+            elif all_.first and not shipped(folder):
+                ship(folder, course, state)
             all_.wait()
     return folder.model
 
@@ -247,8 +249,8 @@ def _train(
     check: Callable[[], None],
 ) -> None:
     """Run the loop: stop early; and, in the first process, log, keep the best, save."""
-    saved, score, early = time.perf_counter(), None, False
-    first = course.processes.first
+    saved, score, first = time.perf_counter(), None, course.processes.first
+    check = saving_the_end(state, folder.state, check, writes=first and course.budget is not None)
     if first and not has_state(folder.state):
         save_state(state, folder.state)
     try:
@@ -261,7 +263,7 @@ def _train(
                 save(bundle(state, plan, run, score), folder.best)
             on_epoch(epoch)
             if epoch.patience_left == 0 and not finished(state):
-                early, state.total = True, state.step
+                state.total = state.step
             elif first and time.perf_counter() - saved > SAVE_EVERY:
                 keep(folder, state, plan, run, score)
                 saved = time.perf_counter()
@@ -271,7 +273,7 @@ def _train(
         raise
     if first:
         keep(folder, state, plan, run, score)
-        ship(folder, course, early=early)
+        ship(folder, course, state)
 
 
 def _guarded(state: State, course: Course, folder: Folder, check: Callable[[], None]) -> Iterator[Epoch]:

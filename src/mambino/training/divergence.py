@@ -1,12 +1,14 @@
 """Where a training that went astray became infinite."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from math import isfinite
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from mambino.errors import Error
+from mambino.training.loss import scales_of
 from mambino.training.precision import Precision
 from mambino.training.processes import ALONE, Processes
 from mambino.training.state import State
@@ -17,7 +19,13 @@ class DivergedError(Error):
 
 
 def diverged(
-    state: State, images: Tensor, precision: Precision, terms: dict[str, float], all_: Processes = ALONE
+    state: State,
+    images: Tensor,
+    precision: Precision,
+    terms: dict[str, float],
+    all_: Processes = ALONE,
+    *,
+    deep: bool = False,
 ) -> DivergedError:
     """Return the error for a loss or gradient that is not finite: which step, which terms, which layer first.
 
@@ -25,7 +33,9 @@ def diverged(
     """
     parts = ", ".join(f"{name} {value:.4g}" for name, value in terms.items())
     what = "the gradient" if all(map(isfinite, terms.values())) else "the loss"
-    seen = all_.each_text(_first_output(state.network, images, precision))  # each process looks at its own images
+    seen = all_.each_text(
+        _first_output(state.network, images, precision, deep=deep)
+    )  # each process looks at its own images
     place = next(filter(None, seen), "") or _first_gradient(state.network)
     return DivergedError(
         f"{what} is not finite at step {state.step + 1} ({parts}); the first value that is not finite is in {place}",
@@ -33,7 +43,7 @@ def diverged(
     )
 
 
-def _first_output(network: nn.Module, images: Tensor, precision: Precision) -> str:
+def _first_output(network: nn.Module, images: Tensor, precision: Precision, *, deep: bool) -> str:
     """Return the first place, in the order of computing, with a value that is not finite; "" if there is none."""
     if not torch.isfinite(images).all():
         return f"the images of the batch ({_spread(images)})"
@@ -41,29 +51,41 @@ def _first_output(network: nn.Module, images: Tensor, precision: Precision) -> s
         if not torch.isfinite(parameter).all():
             return f"the parameter {name} ({_spread(parameter)})"
     places: list[str] = []
-    hooks = [
-        module.register_forward_hook(_noting(places, f"the output of {name} ({type(module).__name__})"))
-        for name, module in network.named_modules()
-        if not list(module.children())
-    ]
+    hooks = [hook for name, module in network.named_modules() for hook in _watched(network, name, module, places)]
     try:
         with torch.no_grad(), precision.autocast():
-            network(images)
+            scales_of(network, images, deep=deep)
     finally:
         for hook in hooks:
             hook.remove()
     return places[0] if places else ""
 
 
-def _noting(places: list[str], place: str) -> Callable[[nn.Module, tuple[object, ...], object], None]:
-    def note(_module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
-        tensors = output if isinstance(output, tuple) else (output,)
-        bad = [t for t in tensors if isinstance(t, Tensor) and not torch.isfinite(t).all()]
-        if bad and not places:
-            given = ", ".join(_spread(x) for x in inputs if isinstance(x, Tensor))
-            places.append(f"{place}: {_spread(bad[0])}, from {given or 'no tensor'}")
+def _watched(network: nn.Module, name: str, module: nn.Module, places: list[str]) -> tuple[RemovableHandle, ...]:
+    """Note the first of what a module is given, and gives, that is not finite.
 
-    return note
+    Those inside a module are asked before its own output is. What a module is given and no other one gave was computed
+    between modules, by the one that it is part of: a scan, or a sum.
+    """
+    outer = name.rpartition(".")[0]
+    this, around = (f"{one or 'the network'} ({type(network.get_submodule(one)).__name__})" for one in (name, outer))
+
+    def given(_module: nn.Module, inputs: tuple[object, ...]) -> None:
+        bad = _not_finite(inputs)
+        if bad and not places:
+            places.append(f"what {around} gives to {this}: {_spread(bad[0])}")
+
+    def made(_module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
+        bad = _not_finite(output if isinstance(output, tuple | list) else (output,))
+        if bad and not places:
+            before = ", ".join(_spread(x) for x in inputs if isinstance(x, Tensor))
+            places.append(f"the output of {this}: {_spread(bad[0])}, from {before or 'no tensor'}")
+
+    return module.register_forward_pre_hook(given), module.register_forward_hook(made)
+
+
+def _not_finite(values: Sequence[object]) -> list[Tensor]:
+    return [x for x in values if isinstance(x, Tensor) and not torch.isfinite(x).all()]
 
 
 def _spread(x: Tensor) -> str:

@@ -13,7 +13,7 @@ from mambino.core.plan import Config
 from mambino.core.records import record
 from mambino.training.divergence import diverged
 from mambino.training.freezing import hold
-from mambino.training.loss import Parts, deep_parts
+from mambino.training.loss import Parts, deep_parts, scales_of
 from mambino.training.precision import Precision
 from mambino.training.processes import ALONE, Processes
 from mambino.training.sampling import Batch, Readable
@@ -110,7 +110,7 @@ def epochs(state: State, course: Course, *, check: Callable[[], None] = proceed)
         DataError: a case cannot be read.
     """
     clock = course.processes.clock
-    began = clock() - state.seconds
+    began, here = clock() - state.seconds, 0
     _settle(state, course)
     batches = stream(course.patches, state.step * course.config.recipe.accumulate, course.workers)
     try:
@@ -118,8 +118,9 @@ def epochs(state: State, course: Course, *, check: Callable[[], None] = proceed)
             while state.step < _epoch_end(state, course):
                 begin = clock()
                 _learn(state, batches, course)
-                now = clock()
-                state.pace = state.pace.after_step(now - begin)
+                now, here = clock(), here + 1
+                began += state.pace.lost(now - begin, here)
+                state.pace = state.pace.after_step(now - begin, here)
                 state.seconds = now - began
                 _settle(state, course)
                 check()
@@ -154,7 +155,8 @@ def _learn(state: State, batches: Iterator[Batch], course: Course) -> None:
     too_large = state.scaler.is_enabled() and state.scaler.get_scale() > 1  # a step is left out and the scale halved
     if not isfinite(value) or not (isfinite(norm.item()) or too_large):
         terms = {name: part.item() for name, part in found.items()}
-        raise diverged(state, images, course.precision, terms, course.processes)
+        deep = recipe.deep_supervision
+        raise diverged(state, images, course.precision, terms, course.processes, deep=deep)
     state.scaler.step(state.optimiser)
     state.scaler.update()
     state.step += 1
@@ -168,7 +170,7 @@ def _back(state: State, batch: Batch, course: Course) -> tuple[Tensor, Parts]:
     recipe, device = course.config.recipe, course.precision.device
     images, target = batch.images.to(device), batch.target.to(device)
     with course.precision.autocast():
-        scales = _scales(state, images, deep=recipe.deep_supervision)
+        scales = scales_of(state.network, images, deep=recipe.deep_supervision)
     parts = deep_parts(scales, target, course.labels, recipe)
     torch.autograd.backward(state.scaler.scale(_sum(parts) / recipe.accumulate))
     return images, {name: part.detach() for name, part in parts.items()}
@@ -191,11 +193,6 @@ def _rate(state: State, course: Course, share: float) -> float:
     return shrink * rate(
         progress, recipe.rate, recipe.schedule, recipe.warmup, power=recipe.power, floor=recipe.floor, halves=halves
     )
-
-
-def _scales(state: State, images: Tensor, *, deep: bool) -> tuple[Tensor, ...]:
-    scales = getattr(state.network, "scales", None) if deep else None
-    return tuple(scales(images)) if scales else (state.network(images),)
 
 
 def _share(state: State) -> float:

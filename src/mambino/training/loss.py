@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F  # noqa: N812 - the habit of the field
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from mambino.core.labels import Labels
 from mambino.core.recipe import Recipe
@@ -29,6 +29,14 @@ def parts(logits: Float[Tensor, "b k *s"], target: Int[Tensor, "b *s"], labels: 
     """Return the terms of a recipe's loss, each times its weight; all are float32."""
     seen = Seen(logits, target, labels, recipe.batch_dice, recipe.class_weights)
     return {name: weight * TERM[name](seen) for name, weight in recipe.loss.items() if weight}
+
+
+def scales_of(
+    network: nn.Module, images: Float[Tensor, "b c *s"], *, deep: bool
+) -> tuple[Float[Tensor, "b k *_"], ...]:
+    """Return the logits that a network offers, finest first; the finest alone where `deep` is not asked for."""
+    scales = getattr(network, "scales", None) if deep else None
+    return tuple(scales(images)) if scales else (network(images),)
 
 
 def deep_parts(

@@ -1,5 +1,6 @@
 """The folder of a run: options, log, resumable state and the two bundles, and whether it may be gone on with."""
 
+import os
 import platform
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -15,7 +16,7 @@ from mambino.core.plan import Config, Plan
 from mambino.core.provenance import Provenance
 from mambino.core.recipe import Recipe
 from mambino.core.records import dump, fields_of, from_json, read, record, write, write_text
-from mambino.errors import FileFormatError, OptionError
+from mambino.errors import FileFormatError, OptionError, WeightsError
 from mambino.training.half import agreement
 from mambino.training.loop import Course, Epoch
 from mambino.training.state import State, has_state, load_state, save_state
@@ -230,25 +231,39 @@ def log(epoch: Epoch, folder: Folder) -> None:
 
 
 def keep(folder: Folder, state: State, plan: Plan, run: Run, score: float | None) -> None:
-    """Write the state to go on from, and the last weights with their validation Dice, where that is known."""
+    """Write the state to go on from, and the last weights with their validation Dice, where that is known.
+
+    The log is on the disk first: whoever goes on from the state adds to it.
+    """
+    with folder.log.open("rb") as file:
+        os.fsync(file.fileno())
     save_state(state, folder.state)
     save(bundle(state, plan, run, score), folder.last)
 
 
-def ship(folder: Folder, course: Course, *, early: bool) -> None:
+def ship(folder: Folder, course: Course, state: State) -> None:
     """Put the weights of a run that has ended where the user finds them.
 
     The last validations of a run differ by less than a few cases can tell, and an early one may be good by chance:
     with five cases, weights of the second epoch were "best" of twenty. So the last weights are shipped, which
-    nobody has chosen by their score. Only when patience has ended a run `early` are they past their best.
+    nobody has chosen by their score. Only when patience is used up are they past their best.
 
     Args:
         folder: of the run.
-        course: names cases on which masks in bfloat16 are compared with those in float32.
-        early: whether patience has ended the run.
+        course: names cases on which masks in bfloat16 are compared with those in float32; and the patience.
+        state: tells whether patience is used up.
     """
+    early = 0 < course.patience <= state.epoch - state.best_epoch
     chosen = load(folder.best if early and folder.best.exists() else folder.last)
     save(replace(chosen, half=agreement(chosen, course.compared, course.precision.device)), folder.model)
+
+
+def shipped(folder: Folder) -> bool:
+    """Tell whether the weights of a run are in their place, and whole."""
+    try:
+        return bool(load(folder.model))
+    except WeightsError:
+        return False
 
 
 def bundle(state: State, plan: Plan, run: Run, score: float | None) -> Bundle:

@@ -49,13 +49,22 @@ class Pace:
     count: int = 0
     validation: float = 0.0
 
-    def after_step(self, seconds: float) -> "Pace":
-        """Take in the duration of one step: a plain mean at first, later of about the last 200."""
+    def after_step(self, seconds: float, here: int = WARM + 1) -> "Pace":
+        """Take in the duration of one step: a plain mean at first, later of about the last 200.
+
+        It is number `here` since the process began: the first ones of a run that goes on are slow again.
+        """
+        if here <= WARM <= self.count:
+            return self
         count = self.count + 1
         if count <= WARM:
             return Pace(seconds, count, self.validation)
         weight = max(1 / (count - WARM), 0.005)
         return Pace(self.step + weight * (seconds - self.step), count, self.validation)
+
+    def lost(self, seconds: float, here: int) -> float:
+        """Return how much of the duration of step number `here` is due to the run being started again."""
+        return max(0.0, seconds - self.step) if here <= WARM <= self.count else 0.0
 
     def after_validation(self, seconds: float) -> "Pace":
         """Take in the duration of one validation."""

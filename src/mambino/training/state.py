@@ -2,6 +2,7 @@
 
 import hashlib
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -119,6 +120,23 @@ def save_state(state: State, path: Path) -> None:
     packed.write(hashlib.sha256(packed.getbuffer()).digest())
     with replacing(path, older=before(path)) as part:
         part.write_bytes(packed.getbuffer())
+
+
+def saving_the_end(state: State, path: Path, check: Callable[[], None], *, writes: bool) -> Callable[[], None]:
+    """Return a check that first saves the state when its number of steps is settled, or cut: it was measured.
+
+    A run that is killed afterwards does as many steps as one that was not. Of several processes one `writes`.
+    """
+    saved = state.total
+
+    def look() -> None:
+        nonlocal saved
+        if writes and state.total != saved:
+            save_state(state, path)
+            saved = state.total
+        check()
+
+    return look
 
 
 def before(path: Path) -> Path:

@@ -26,7 +26,7 @@ from mambino.training.pretraining.loop import Lesson, PretrainEpoch, lessons
 from mambino.training.pretraining.pictures import Batches, Look, Pictures, find_pictures
 from mambino.training.processes import Processes, processes
 from mambino.training.runs import number_of
-from mambino.training.state import State, has_state, load_state, optimiser, save_state
+from mambino.training.state import State, has_state, load_state, optimiser, save_state, saving_the_end
 from mambino.training.tracking import tracked
 from mambino.weights.bundle import Bundle, save
 
@@ -120,7 +120,8 @@ def pretrain(
                 state.total = 0
         if all_.rank == 0:
             _open(output, run, state)
-        state.seconds += time.perf_counter() - began
+        if not state.total:  # a settled run does as many steps however often it is started
+            state.seconds += time.perf_counter() - began
         lesson = _lesson(pictures, options, device, all_)
         told = tracked(options.log_to if all_.first else (), output, f"pretraining {spec.name}", _facts(run))
         with after_the_step() as check, told as tell:
@@ -141,6 +142,7 @@ def _learn(
 ) -> None:
     """Run the loop; the first process logs, saves and shows."""
     first, saved, accuracy = lesson.processes.rank == 0, time.perf_counter(), None
+    check = saving_the_end(state, output / "state.pt", check, writes=first and bool(run.options.minutes))
     try:
         for epoch in lessons(state, lesson, check):
             accuracy = epoch.accuracy

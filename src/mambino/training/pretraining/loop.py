@@ -87,7 +87,7 @@ def lessons(state: State, lesson: Lesson, check: Callable[[], None]) -> Generato
         Error: the loss or a gradient is not finite.
         DataError: a picture cannot be read.
     """
-    began, per = time.perf_counter() - state.seconds, lesson.batches.epoch
+    began, per, here = time.perf_counter() - state.seconds, lesson.batches.epoch, 0
     network = lesson.processes.joined(state.network)
     batches = stream(lesson.batches, state.step, lesson.workers)
     state.network.train()
@@ -96,7 +96,10 @@ def lessons(state: State, lesson: Lesson, check: Callable[[], None]) -> Generato
         while not state.total or state.step < state.total:
             begin = time.perf_counter()
             _learn(state, network, next(batches), lesson)
-            state.pace = state.pace.after_step(time.perf_counter() - begin)
+            here += 1
+            took = time.perf_counter() - begin
+            began += state.pace.lost(took, here)
+            state.pace = state.pace.after_step(took, here)
             state.seconds = time.perf_counter() - began
             _settle(state, lesson)
             check()
