@@ -51,7 +51,7 @@ def _gain(bundle: Bundle, device: torch.device) -> float:
 def _seconds(forward: Forward, images: Tensor) -> float:
     """Return the shorter time of two passes, after one if that took little."""
     times = []
-    for _ in range(3):
+    for _ in range(2):
         begin = time.perf_counter()
         forward(images)
         times.append(time.perf_counter() - begin)

@@ -23,6 +23,8 @@ class UNet(UShaped):
         decoder_convs: convolutions of each decoder stage, coarsest first; 2 everywhere if empty.
     """
 
+    channels_last = True  # faster in bfloat16 on a processor: measured
+
     def __init__(
         self,
         *,
@@ -62,6 +64,8 @@ class ResEncUNet(UShaped):
         blocks: residual blocks of each encoder stage; 1, 3, 4, and 6 in all others, if empty.
         decoder_convs: convolutions of each decoder stage, coarsest first; 1 everywhere if empty.
     """
+
+    channels_last = True
 
     def __init__(
         self,

@@ -1,5 +1,6 @@
 """Networks that compute the same in another way: with fewer results kept, compiled, or partly in other numbers."""
 
+import copy
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -7,6 +8,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.utils.checkpoint import checkpoint as checkpointed
 
 METHODS = ("forward", "scales")
@@ -53,6 +56,25 @@ def wide(network: nn.Module, names: Iterable[str]) -> Iterator[None]:
     finally:
         for layer in layers:
             del layer.forward
+
+
+def halved(network: nn.Module, keep: Iterable[str]) -> nn.Module:
+    """Return a copy whose convolutions hold bfloat16, channels last; those of these names hold float32, channels last.
+
+    Instance norms become group norms of single channels, which are the same and do not lay images out anew.
+    """
+    made, kept = copy.deepcopy(network), set(keep)
+    for name, layer in made.named_modules():
+        if isinstance(layer, _ConvNd):
+            last = torch.channels_last_3d if layer.weight.dim() == 5 else torch.channels_last
+            layer.to(dtype=None if name in kept else torch.bfloat16, memory_format=last)  # type: ignore[call-overload]
+        elif isinstance(layer, _InstanceNorm):
+            layer.forward = partial(_by_channel, layer)  # type: ignore[method-assign]
+    return made
+
+
+def _by_channel(norm: _InstanceNorm, x: Tensor) -> Tensor:
+    return nn.functional.group_norm(x, x.shape[1], norm.weight, norm.bias, norm.eps)
 
 
 def _in_float32(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
