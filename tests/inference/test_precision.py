@@ -11,7 +11,7 @@ from mambino.inference.precision import AGREED, GAIN, choose_precision
 from mambino.models import build
 from mambino.models.cost import end_layers
 from mambino.models.precision import in_precision
-from mambino.nn.rewiring import wide
+from mambino.nn.rewiring import halved, wide
 from mambino.weights.bundle import header, load, save
 from tests.tiny import know, tiny_bundle
 from tests.training.toys import config as toy
@@ -82,6 +82,37 @@ def test_wide_layers_see_float32_inside_autocast_and_are_put_back():
         network(torch.ones(1, 3))
     assert seen == [(torch.float32,) * 2, (torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32)]
     assert not any("forward" in vars(layer) for layer in network)
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+@pytest.mark.parametrize("name", ["unet", "resenc_unet"])
+def test_a_copy_with_channels_last_is_as_near_as_the_network_itself(dim, name):
+    config = toy(dim=dim, patch=(16,) * dim)
+    config = replace(config, network=replace(config.network, name=name))
+    torch.manual_seed(0)
+    network, x = build(config.network).eval(), torch.randn(2, 1, *config.patch)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    exact = in_precision(network, config, "float32", CPU)(x)
+    last = in_precision(network, config, "bf16", CPU)(x)
+    network.channels_last = False
+    first = in_precision(network, config, "bf16", CPU)(x)
+    assert not torch.equal(last, first)
+    assert (last - exact).abs().mean() < 2 * (first - exact).abs().mean()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert all(tensor.dtype == torch.float32 for tensor in network.state_dict().values())
+
+
+def test_a_copy_sees_bfloat16_between_its_ends_and_keeps_channels_last():
+    network = build(toy().network).eval()
+    made = halved(network, ("encoder.0.0.conv", "decoder.heads.0"))
+    kinds = {name: layer.weight.dtype for name, layer in made.named_modules() if isinstance(layer, torch.nn.Conv2d)}
+    assert {name for name, kind in kinds.items() if kind == torch.float32} == {"encoder.0.0.conv", "decoder.heads.0"}
+    seen = []
+    made.decoder.heads[-1].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16), wide(made, ("encoder.0.0.conv", "decoder.heads.0")):
+        made(torch.randn(1, 1, 16, 16).contiguous(memory_format=torch.channels_last))
+    assert seen[0].dtype == torch.bfloat16
+    assert seen[0].is_contiguous(memory_format=torch.channels_last)
 
 
 def test_with_values_far_from_zero_half_is_nearer_with_a_wide_first_layer():
