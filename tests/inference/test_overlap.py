@@ -13,6 +13,7 @@ from mambino.errors import FileFormatError
 from mambino.inference import case as cases
 from mambino.inference import predict
 from mambino.inference.ledger import Predictions
+from mambino.inference.memory import COPIES, PACKED, Allowance, taken
 from mambino.inference.overlap import read_ahead, writer
 from tests.tiny import bright_bundle, know, saved, tiny_config
 
@@ -110,7 +111,7 @@ def test_a_case_is_read_while_another_one_goes_through_the_network(tmp_path, mon
 def test_alone_or_beside_others_a_case_gets_the_same_mask(tmp_path, monkeypatch):
     model, images = saved(tmp_path, bright_bundle()), volumes(tmp_path / "images")
     predict(model, images, tmp_path / "beside")
-    monkeypatch.setattr(cases, "small", lambda *_: False)
+    monkeypatch.setattr(cases.Desk, "is_small", lambda *_: False)
     alone = predict(model, images, tmp_path / "alone")
     for entry in alone.entries:
         one, two = (nibabel.load(tmp_path / folder / entry.file.name) for folder in ("beside", "alone"))
@@ -137,8 +138,28 @@ def test_a_full_disk_ends_the_run_and_masks_before_it_are_on_record(tmp_path, mo
 
 
 def test_probabilities_are_never_held_beside_another_case(tmp_path, monkeypatch):
-    asked = []
-    monkeypatch.setattr(cases, "small", lambda *_: asked.append(1) or True)
-    bundle = bright_bundle(tiny_config())
-    predict(saved(tmp_path, bundle), volumes(tmp_path / "i"), tmp_path / "o", PredictOptions(probabilities=True))
-    assert not asked
+    found, original = [], cases.Desk.is_small
+    monkeypatch.setattr(cases.Desk, "is_small", lambda *given: found.append(original(*given)) or found[-1])
+    model, images = saved(tmp_path, bright_bundle(tiny_config())), volumes(tmp_path / "i")
+    predict(model, images, tmp_path / "o", PredictOptions(probabilities=True))
+    assert found == [False] * 4
+    predict(model, images, tmp_path / "p")
+    assert found[4:] == [True] * 4
+
+
+def test_what_is_beside_a_case_is_kept_free_for_it(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(cases, "allowance", lambda _: Allowance(1e9))
+    monkeypatch.setattr(cases, "parts_of", lambda *given: seen.append(given[2].bytes) or [])
+    model, images = saved(tmp_path, bright_bundle()), volumes(tmp_path / "i")
+    predict(model, images, tmp_path / "all")
+    predict(model, images / "case_3.nii.gz", tmp_path / "one")
+    largest = 12 * 13 * 9 * (4 + COPIES)
+    assert seen == [1e9 - 2 * largest] * 4 + [1e9]
+
+
+def test_a_file_whose_header_is_not_read_counts_by_its_bytes(tmp_path):
+    (tmp_path / "series").mkdir()
+    (tmp_path / "series" / "a.dcm").write_bytes(bytes(100))
+    (tmp_path / "b.png").write_bytes(bytes(10))
+    assert taken((tmp_path / "series", tmp_path / "b.png")) == PACKED * 110

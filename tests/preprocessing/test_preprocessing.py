@@ -273,7 +273,7 @@ def test_a_folder_that_cannot_be_written_to_is_named(work, monkeypatch):
 
 def test_a_killed_process_is_one_clear_error(work, monkeypatch):
     monkeypatch.setattr(preprocessing, "_attempt", _die)
-    with pytest.raises(DataError, match="a process that prepared cases was killed") as caught:
+    with pytest.raises(DataError, match=r"a process that prepared cases was killed.*, at one of case_0, ") as caught:
         preprocess(work, PreprocessOptions(workers=2))
     assert "--workers 1" in caught.value.hint
 

@@ -39,7 +39,7 @@ from mambino.inference.ledger import (
     merged,
     settled,
 )
-from mambino.inference.memory import size_of
+from mambino.inference.memory import size_of, taken
 from mambino.inference.overlap import read_ahead, writer
 from mambino.inference.results import Result, beside, mask_paths, named, write_result
 from mambino.nn.device import choose_device, keep_allocations
@@ -150,16 +150,18 @@ def _segment_all(
     progress: Callable[[int], None],
 ) -> None:
     """Segment cases; small ones are read and written while others go through the network."""
-    with writer() as write, closing(read_ahead(cases, partial(read_case, desk=desk), desk.is_small)) as ready:
+    small = {case.id for case in cases if desk.is_small(case)} if len(cases) > 1 else set()
+    desk = replace(desk, beside=2 * max((taken(case.images) for case in cases if case.id in small), default=0.0))
+    with (
+        writer() as write,
+        closing(read_ahead(cases, partial(read_case, desk=desk), lambda case: case.id in small)) as ready,
+    ):
         for number in range(len(cases)):
             progress(number)
             case, read = next(ready)
             begin = time.perf_counter() - read.seconds
-            made = partial(finish, case, segment_case(case, read, desk), begin)
-            if desk.is_small(case):
-                write.later(made)
-            else:
-                write.now(made)
+            made = partial(finish, case, segment_case(read, desk), begin)
+            (write.later if case.id in small else write.now)(made)
             read.close()
 
 
@@ -170,7 +172,7 @@ def _made(order: Order, caller: Caller) -> Parked:
         desk = _kept(order.groups, order.now.bundles, options)
         read = read_case(case, replace(desk, folder=order.place))
         try:
-            result = segment_case(case, read, desk)
+            result = segment_case(read, desk)
             caller.check()
             parked = order.place / f"{uuid.uuid4().hex}-{order.mask.name}"
             precision = desk.options.precision

@@ -18,7 +18,7 @@ from mambino.imageio.inputs import Input, read_input
 from mambino.inference.cleaning import cleaned
 from mambino.inference.ensemble import logits, mean, members
 from mambino.inference.joint import Groups, segment_jointly
-from mambino.inference.memory import SMALL, allowance, fits, parts_of, small, stored
+from mambino.inference.memory import SMALL, allowance, fits, parts_of, stored, taken
 from mambino.inference.precision import choose_precision
 from mambino.inference.results import Result
 from mambino.inference.uncertainty import doubt, maps
@@ -36,12 +36,14 @@ class Desk:
         options: with the precision that was chosen.
         device: where the networks are.
         folder: where arrays go that memory has no room for.
+        beside: bytes that others take while a small case goes through the network: one read, one written.
     """
 
     ensembles: tuple[tuple[Bundle, ...], ...]
     options: PredictOptions
     device: torch.device
     folder: Path
+    beside: float = 0.0
 
     @property
     def more(self) -> int:
@@ -50,9 +52,8 @@ class Desk:
 
     def is_small(self, case: Case) -> bool:
         """Tell whether a case takes so little that the next one can be read, and the last one written, beside it."""
-        return not (self.options.probabilities or self.options.uncertainty or self.more) and small(
-            case.images, allowance(self.options.memory)
-        )
+        large = self.options.probabilities or self.options.uncertainty or self.more > 0
+        return not large and taken(case.images) <= SMALL * allowance(self.options.memory).bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,19 +94,19 @@ def read_case(case: Case, desk: Desk) -> Ready:
     return Ready(given, prepared, room, stack.close, time.perf_counter() - begin)
 
 
-def segment_case(case: Case, read: Ready, desk: Desk) -> Result | Error:
+def segment_case(read: Ready, desk: Desk) -> Result | Error:
     """Segment a case that was read; return what is wrong with it where something is."""
     if isinstance(read.given, Error):
         return read.given
     try:
         if read.prepared is None:
             return segment_jointly(read.given, desk.ensembles, desk.options, desk.device, read.room)
-        return _segment(read.given, read.prepared, desk, read.room, small=desk.is_small(case))
+        return _segment(read.given, read.prepared, desk, read.room)
     except Error as error:
         return error
 
 
-def _segment(given: Input, prepared: Prepared, desk: Desk, room: Room | None, *, small: bool) -> Result:
+def _segment(given: Input, prepared: Prepared, desk: Desk, room: Room | None) -> Result:
     ensemble, options, device = desk.ensembles[0], desk.options, desk.device
     config, labels = ensemble[0].config, ensemble[0].labels
 
@@ -120,7 +121,7 @@ def _segment(given: Input, prepared: Prepared, desk: Desk, room: Room | None, *,
         mask = restore(lambda _: slabs, prepared, labels, config, room=room or in_memory)
         return Result(given, cleaned(mask, options), scores)
     allowed = allowance(options.memory)
-    allowed = replace(allowed, bytes=allowed.bytes * (1 - 2 * SMALL)) if small else allowed
+    allowed = replace(allowed, bytes=allowed.bytes - desk.beside)
     parts = parts_of(prepared, ensemble, allowed, options.overlap) if device.type == "cpu" else []
     mask = restore(run, prepared, labels, config, parts=parts, room=room or in_memory)
     return Result(given, cleaned(mask, options), None)

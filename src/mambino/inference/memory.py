@@ -95,12 +95,13 @@ def stored(images: Sequence[Path]) -> tuple[int, int]:
     return voxels, size
 
 
-def small(images: Sequence[Path], allowed: Allowance) -> bool:
-    """Tell whether the arrays of an image, in these files or folders, take no more than `SMALL` of what is allowed."""
+def taken(images: Sequence[Path]) -> float:
+    """Estimate the bytes that the arrays of an image take, in these files or folders."""
     voxels, size = stored(images)
+    if voxels:
+        return voxels * (size + COPIES)
     files = [file for path in images for file in (path.rglob("*") if path.is_dir() else (path,)) if file.is_file()]
-    taken = voxels * (size + COPIES) if voxels else PACKED * sum(file.stat().st_size for file in files)
-    return taken <= SMALL * allowed.bytes
+    return PACKED * sum(file.stat().st_size for file in files)
 
 
 def parts_of(prepared: Prepared, bundles: Sequence[Bundle], allowed: Allowance, overlap: float) -> list[Span]:

@@ -197,12 +197,16 @@ def _run(jobs: Sequence[_Job], workers: int) -> Generator[tuple[_Job, Error | No
         return
     with _pool(min(workers, len(jobs))) as pool:
         running: dict[Future[Error | None], _Job] = {pool.submit(_attempt, job): job for job in jobs}
+        left = [job.case.id for job in jobs]  # begun in this order
         try:
             for future in as_completed(running):
-                yield running[future], future.result()
+                failure = future.result()
+                left.remove(running[future].case.id)
+                yield running[future], failure
         except BrokenProcessPool:
             raise DataError(
-                "a process that prepared cases was killed, as systems do when memory runs out",
+                "a process that prepared cases was killed, as systems do when memory runs out, at one of "
+                + ", ".join(left[:workers]),
                 hint="run the same command again with --workers 1; cases that are done are kept",
             ) from None
         finally:
