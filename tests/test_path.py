@@ -27,7 +27,7 @@ def test_it_leaves_what_it_promises(walked):
     _, work = walked
     for name in ("fingerprint.json", "plan.json", "predictions/predict.json", "report/report.json", "report/cases.csv"):
         assert (work / name).is_file(), name
-    runs = list((work / "runs").iterdir())
+    runs = list((work / "runs").glob("[!.]*"))
     assert [run.name for run in runs] == ["3d-unet-0"]
     for name in ("log.jsonl", "state.pt", "model.safetensors", "options.json"):
         assert (runs[0] / name).is_file(), name
