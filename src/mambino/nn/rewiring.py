@@ -39,10 +39,13 @@ def checkpoint(network: nn.Module) -> None:
 
 
 def compile_methods(network: nn.Module) -> None:
-    """Compile what training calls of a network, at its first call."""
+    """Compile what training calls of a network, at its first call and once more for each size of a batch.
+
+    Where a size is left open, as torch does once it has seen two, its compiler fails on some networks (torch 2.13).
+    """
     for name in METHODS:
         if hasattr(network, name):
-            setattr(network, name, torch.compile(getattr(network, name)))
+            setattr(network, name, torch.compile(getattr(network, name), dynamic=False))
 
 
 @contextmanager
