@@ -39,7 +39,7 @@ def _tiny(monkeypatch):
 
 @pytest.fixture(scope="module")
 def there():
-    with two_workers() as address, workers_with(address, Knowing()):
+    with two_workers() as address, workers_with(address, Knowing(), to_the_end=True):
         yield PredictOptions(scheduler=address, threads=1)
 
 
