@@ -135,13 +135,14 @@ def write_texts(texts: Mapping[Path, str]) -> None:
 
 
 @contextmanager
-def replacing(path: Path, *, older: Path | None = None) -> Iterator[Path]:
+def replacing(path: Path, *, older: Path | None = None, settle: bool = True) -> Iterator[Path]:
     """Lend a temporary path beside `path`; rename it to `path` when the block ends well.
 
     When the block fails, or the disk is full, the temporary file is removed and an older `path`
     stays as it was. The lent path keeps all suffixes of `path`, since writers choose by suffix.
     The new file is on the disk, not in memory alone, before it gets its name: a power cut leaves the old or the new
-    one, whole. With `older`, the one it replaces gets that name.
+    one, whole. With `older`, the one it replaces gets that name. Where it can be made again and its size is known
+    elsewhere, `settle` may be false: that saves some milliseconds a file.
 
     Raises:
         FileFormatError: the folder cannot be written to, or the disk is full.
@@ -156,8 +157,9 @@ def replacing(path: Path, *, older: Path | None = None) -> Iterator[Path]:
     try:
         yield part
         part.chmod(0o644)
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
+        if settle:
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
         if older is not None and path.exists():
             _keep(path, older)
         part.replace(path)

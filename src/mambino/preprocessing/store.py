@@ -237,8 +237,8 @@ class Store:
             sums={part: zlib.crc32(frame) for part, frame in frames.items()},
         )
         try:
-            for part, frame in frames.items():
-                with replacing(_file(self.folder, case, part)) as file:
+            for part, frame in frames.items():  # whose sizes and sums are in the record
+                with replacing(_file(self.folder, case, part), settle=False) as file:
                     file.write_bytes(frame)
             write(facts, self.folder / f"{case}.json")
         except FileFormatError:
