@@ -32,16 +32,11 @@ def two_workers() -> Iterator[str]:
 
 
 @contextmanager
-def workers_with(address: str, plugin: distributed.WorkerPlugin, *, to_the_end: bool = False) -> Iterator[None]:
-    """Change workers, those too that are started later, inside the block; `to_the_end` of the cluster they stay so."""
+def workers_with(address: str, plugin: distributed.WorkerPlugin) -> Iterator[None]:
+    """Change workers of a cluster for the rest of its life, those too that are started later."""
     with distributed.Client(address, set_as_default=False) as client:
         client.register_plugin(plugin)
-        try:
-            yield
-        finally:
-            if not to_the_end:
-                client.unregister_worker_plugin(plugin.name)
-                client.restart_workers(list(client.scheduler_info()["workers"]))
+        yield
 
 
 @contextmanager

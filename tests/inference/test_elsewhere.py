@@ -39,7 +39,7 @@ def _tiny(monkeypatch):
 
 @pytest.fixture(scope="module")
 def there():
-    with two_workers() as address, workers_with(address, Knowing(), to_the_end=True):
+    with two_workers() as address, workers_with(address, Knowing()):
         yield PredictOptions(scheduler=address, threads=1)
 
 
@@ -69,15 +69,18 @@ def test_a_cluster_makes_what_is_made_here(tmp_path, model, images, there):
 @pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("name", ["write_result", "_saved"])
-def test_a_worker_killed_over_a_case_loses_nothing_and_nothing_is_there_twice(
-    tmp_path, model, images, there, name, after
-):
+def test_a_worker_killed_over_a_case_loses_nothing_and_nothing_is_there_twice(tmp_path, model, images, name, after):
     predict(model, images, tmp_path / "here", HERE)
     notes = tmp_path / "notes"
     notes.mkdir()
     plugin = Waiting((inference, name), "case_1", notes, after=after)
-    with workers_with(there.scheduler, plugin), killing(notes / "waits"):
-        made = predict(model, images, tmp_path / "there", there)
+    with (
+        two_workers() as address,
+        workers_with(address, Knowing()),
+        workers_with(address, plugin),
+        killing(notes / "waits"),
+    ):
+        made = predict(model, images, tmp_path / "there", PredictOptions(scheduler=address, threads=1))
     assert (notes / "waits").exists()
     assert statuses(made) == {f"case_{i}": "made" for i in range(3)}
     assert files(tmp_path / "there") == files(tmp_path / "here")

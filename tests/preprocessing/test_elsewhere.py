@@ -48,14 +48,14 @@ def test_a_cluster_gives_the_bytes_of_one_process_and_says_how_far_it_is(work, t
 
 
 @pytest.mark.parametrize(("place", "prepared"), [((store, "write"), 5), ((preprocessing, "_prepare_one"), 4)])
-def test_a_worker_killed_over_a_case_loses_nothing_and_nothing_is_done_twice(work, there, tmp_path, place, prepared):
+def test_a_worker_killed_over_a_case_loses_nothing_and_nothing_is_done_twice(work, tmp_path, place, prepared):
     # Killed with the record not yet written, the case is prepared again; killed after that, it is not.
     alone = prepared_here(work)
     notes = tmp_path / "notes"
     notes.mkdir()
     plugin = Waiting(place, "case_1", notes, after=place[1] == "_prepare_one")
-    with workers_with(there.scheduler, plugin), killing(notes / "waits"):
-        preprocess(work, there)
+    with two_workers() as address, workers_with(address, plugin), killing(notes / "waits"):
+        preprocess(work, PreprocessOptions(scheduler=address))
     assert contents(work / "prepared" / "3d") == alone
     assert (notes / "waits").exists()
     assert len((notes / "calls").read_text().splitlines()) == prepared

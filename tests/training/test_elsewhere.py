@@ -99,7 +99,7 @@ def test_folds_on_a_cluster_survive_a_worker_and_are_those_made_here(work, tmp_p
     expected = [weights(path) for path in here]
     (work / "runs").rename(work / "runs-here")
     told, epochs = [], []
-    with two_workers() as address, workers_with(address, Dying(tmp_path_factory.mktemp("notes")), to_the_end=True):
+    with two_workers() as address, workers_with(address, Dying(tmp_path_factory.mktemp("notes"))):
         made = train(
             work, replace(FOUR, scheduler=address), on_fold=lambda *one: told.append(one), on_epoch=epochs.append
         )
@@ -126,7 +126,7 @@ def test_ctrl_c_stops_what_workers_have_begun_and_the_run_goes_on_to_the_same_we
             pressed.append(epoch)
             os.kill(os.getpid(), signal.SIGINT)
 
-    with two_workers() as address, workers_with(address, Slow(), to_the_end=True):
+    with two_workers() as address, workers_with(address, Slow()):
         with pytest.raises(KeyboardInterrupt):
             train(work, replace(long, scheduler=address), on_epoch=press)
         until(lambda: not holder(folder))
